@@ -1,0 +1,79 @@
+//! Who is calling, as facts from the kernel or the TLS handshake, never from the caller's own words.
+
+use std::{fmt, path::PathBuf};
+
+/// A caller. Made only by [`attest`](crate::attest); everything that decides works on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// The process, by number and by an identity that is never used twice.
+    pub process: Process,
+    /// Effective user id at connect.
+    pub uid: u32,
+    /// Effective group id at connect.
+    pub gid: u32,
+    /// Supplementary groups at connect.
+    pub groups: Vec<u32>,
+    /// The systemd unit that the process runs in.
+    pub unit: Option<Unit>,
+    /// The program file, where the daemon may read it (see `executable-attestation` in the configuration).
+    pub executable: Option<Executable>,
+}
+
+/// One process of this boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Process {
+    /// In the daemon's pid namespace. Numbers are used again; do not compare by this alone.
+    pub pid: u32,
+    /// Inode number of the process's pidfd: unique for the life of the boot (Linux 6.9 on). 0 where the kernel has none.
+    pub pidfd_inode: u64,
+}
+
+/// A systemd unit, worked out from the caller's cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// Such as `mcp-billing.service`. Never `user@UID.service` or `session-N.scope`: these prove a user only, and are left out.
+    pub name: String,
+    /// Set apart each start of a unit: systemd's invocation id, 32 hex digits. `None` where the cgroup does not carry one.
+    pub invocation: Option<String>,
+    /// Inode number of the unit's cgroup directory.
+    pub cgroup: u64,
+}
+
+/// The program file of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Executable {
+    pub path: PathBuf,
+    pub sha256: Sha256,
+}
+
+/// A SHA-256 digest, written as 64 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sha256(pub [u8; 32]);
+
+impl fmt::Display for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Sha256 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl std::str::FromStr for Sha256 {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = "a SHA-256 digest is 64 hex digits";
+        if text.len() != 64 || !text.is_ascii() {
+            return Err(wrong);
+        }
+        let mut digest = [0; 32];
+        for (byte, pair) in digest.iter_mut().zip(text.as_bytes().chunks(2)) {
+            let hex = |b: u8| (b as char).to_digit(16).ok_or(wrong);
+            *byte = (hex(pair[0])? << 4 | hex(pair[1])?) as u8;
+        }
+        Ok(Self(digest))
+    }
+}

@@ -1,0 +1,287 @@
+//! Who may have what. Pure: facts and names in, a decision out; no runtime, no clock, no values.
+//!
+//! Deny by default. A [`Scope`] and a [`Grant`] can be made nowhere else, and the store's read function takes a `Grant`: a
+//! hand-out that skips the check does not compile.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{
+    limits::Limits,
+    name::{SecretName, ToolName},
+    peer::{Peer, Sha256},
+};
+
+/// Every tool, and the secrets each may have.
+#[derive(Debug, Default)]
+pub struct Policy {
+    tools: BTreeMap<ToolName, ToolPolicy>,
+    /// Every secret that configuration names, so that an operator can be told "not granted" from "no such secret".
+    secrets: BTreeSet<SecretName>,
+}
+
+/// One tool of the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolPolicy {
+    pub description: String,
+    pub run_as: RunAs,
+    pub grants: BTreeMap<SecretName, Rule>,
+    pub limits: Limits,
+    pub origin: Origin,
+}
+
+/// A line of policy: this tool may have this secret, delivered this way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub delivery: Delivery,
+    pub origin: Origin,
+}
+
+/// How a value reaches the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// The tool asks over gRPC.
+    Rpc,
+    /// A launcher asks over gRPC and puts it into this environment variable of the tool.
+    Env(String),
+}
+
+/// Where policy says so.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    pub file: Arc<Path>,
+    /// From 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
+}
+
+/// What a caller must be. Every selector that is set must hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunAs {
+    /// A systemd unit's full name, such as `mcp-billing.service`.
+    pub unit: Option<String>,
+    pub user: Option<Account>,
+    /// Primary or supplementary.
+    pub group: Option<Account>,
+    pub exe: Option<PathBuf>,
+    pub sha256: Option<Sha256>,
+}
+
+/// A user or a group: the number that the kernel compares, and the name that configuration gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    pub id: u32,
+    pub name: String,
+}
+
+impl RunAs {
+    /// Does the caller fit every selector? If not, the first that it does not, for the operator.
+    fn check(&self, peer: &Peer) -> Result<(), String> {
+        if let Some(unit) = &self.unit {
+            match &peer.unit {
+                Some(found) if found.name == *unit => {}
+                Some(found) => return Err(format!("it runs in unit {}, not {unit}", found.name)),
+                None => return Err(format!("it runs in no systemd unit, and must run in {unit}")),
+            }
+        }
+        if let Some(user) = &self.user
+            && peer.uid != user.id
+        {
+            return Err(format!("it runs as uid {}, not as {} ({})", peer.uid, user.name, user.id));
+        }
+        if let Some(group) = &self.group
+            && peer.gid != group.id
+            && !peer.groups.contains(&group.id)
+        {
+            return Err(format!("it is not in group {} ({})", group.name, group.id));
+        }
+        if self.exe.is_none() && self.sha256.is_none() {
+            return Ok(());
+        }
+        let Some(found) = &peer.executable else {
+            return Err("the daemon may not see its executable".into());
+        };
+        if let Some(exe) = &self.exe
+            && found.path != *exe
+        {
+            return Err(format!("it runs {}, not {}", found.path.display(), exe.display()));
+        }
+        match self.sha256 {
+            Some(digest) if found.sha256 != digest => Err(format!("its executable has digest {}, not {digest}", found.sha256)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Does any selector look at the executable?
+    pub fn needs_executable(&self) -> bool {
+        self.exe.is_some() || self.sha256.is_some()
+    }
+
+    /// Each selector in words: `unit mcp-billing.service`.
+    pub fn describe(&self) -> Vec<String> {
+        let account = |what, a: &Account| format!("{what} {} ({})", a.name, a.id);
+        let mut words = Vec::new();
+        words.extend(self.unit.as_ref().map(|u| format!("unit {u}")));
+        words.extend(self.user.as_ref().map(|u| account("user", u)));
+        words.extend(self.group.as_ref().map(|g| account("group", g)));
+        words.extend(self.exe.as_ref().map(|e| format!("exe {}", e.display())));
+        words.extend(self.sha256.map(|d| format!("sha256 {d}")));
+        words
+    }
+}
+
+/// What a session may ask for: declared by the tool, and within its grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scope {
+    tool: ToolName,
+    secrets: BTreeSet<SecretName>,
+}
+
+impl Scope {
+    pub fn tool(&self) -> &ToolName {
+        &self.tool
+    }
+
+    /// In order of name.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretName> {
+        self.secrets.iter()
+    }
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Copy)]
+pub enum Request<'a> {
+    /// A session as this tool, with this scope.
+    Open { tool: &'a ToolName, scope: &'a [SecretName] },
+    /// One secret, in a session with this scope.
+    Get { scope: &'a Scope, secret: &'a str },
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug)]
+pub enum Decision<'p> {
+    AllowSession(Scope),
+    Allow(Grant<'p>),
+    Deny(Denial),
+}
+
+/// Permission to read one secret now. Made by [`Policy::decide`] alone.
+#[derive(Debug)]
+pub struct Grant<'p> {
+    secret: &'p SecretName,
+    rule: &'p Rule,
+}
+
+impl<'p> Grant<'p> {
+    pub fn secret(&self) -> &'p SecretName {
+        self.secret
+    }
+
+    /// The line of policy that allows.
+    pub fn origin(&self) -> &'p Origin {
+        &self.rule.origin
+    }
+}
+
+/// Why not. `Display` is for the operator: it tells apart what a tool must not be able to tell apart.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    #[error("there is no tool {0} in the policy")]
+    NoSuchTool(ToolName),
+    #[error("the caller is not tool {tool}: {mismatch}")]
+    NotThisTool { tool: ToolName, mismatch: String },
+    #[error("the declared scope is empty")]
+    EmptyScope,
+    #[error("tool {tool} has no grant for {secret} ({})", if *.exists { "the secret exists" } else { "there is no such secret" })]
+    NotGranted { tool: ToolName, secret: SecretName, exists: bool },
+    #[error("{0:?} is outside the scope that the session declared")]
+    OutsideScope(String),
+}
+
+impl Policy {
+    /// A policy of these tools; `secrets` are all that configuration names.
+    pub fn new(tools: BTreeMap<ToolName, ToolPolicy>, secrets: BTreeSet<SecretName>) -> Self {
+        Self { tools, secrets }
+    }
+
+    /// In order of name.
+    pub fn tools(&self) -> impl Iterator<Item = (&ToolName, &ToolPolicy)> {
+        self.tools.iter()
+    }
+
+    pub fn tool(&self, name: &str) -> Option<&ToolPolicy> {
+        self.tools.get(name)
+    }
+
+    /// Every secret that some tool may have: the only ones worth loading.
+    pub fn granted(&self) -> BTreeSet<&SecretName> {
+        self.tools.values().flat_map(|tool| tool.grants.keys()).collect()
+    }
+
+    /// Does any tool's identity rest on its executable?
+    pub fn needs_executable(&self) -> bool {
+        self.tools.values().any(|tool| tool.run_as.needs_executable())
+    }
+
+    /// The one place that allows anything.
+    pub fn decide(&self, peer: &Peer, request: &Request<'_>) -> Decision<'_> {
+        let decision = match *request {
+            Request::Open { tool, scope } => self.open(peer, tool, scope).map(Decision::AllowSession),
+            Request::Get { scope, secret } => self.get(peer, scope, secret).map(Decision::Allow),
+        };
+        decision.unwrap_or_else(Decision::Deny)
+    }
+
+    fn open(&self, peer: &Peer, name: &ToolName, declared: &[SecretName]) -> Result<Scope, Denial> {
+        let tool = self.attested(peer, name)?;
+        if declared.is_empty() {
+            return Err(Denial::EmptyScope);
+        }
+        if let Some(secret) = declared.iter().find(|secret| !tool.grants.contains_key(*secret)) {
+            return Err(self.not_granted(name, secret));
+        }
+        Ok(Scope { tool: name.clone(), secrets: declared.iter().cloned().collect() })
+    }
+
+    fn get(&self, peer: &Peer, scope: &Scope, secret: &str) -> Result<Grant<'_>, Denial> {
+        let tool = self.attested(peer, &scope.tool)?;
+        let Some(declared) = scope.secrets.get(secret) else {
+            return Err(Denial::OutsideScope(secret.chars().take(128).collect()));
+        };
+        // The scope was within the grants when the session opened; the policy may have changed since.
+        match tool.grants.get_key_value(declared) {
+            Some((secret, rule)) => Ok(Grant { secret, rule }),
+            None => Err(self.not_granted(&scope.tool, declared)),
+        }
+    }
+
+    fn attested(&self, peer: &Peer, name: &ToolName) -> Result<&ToolPolicy, Denial> {
+        let tool = self.tools.get(name).ok_or_else(|| Denial::NoSuchTool(name.clone()))?;
+        match tool.run_as.check(peer) {
+            Ok(()) => Ok(tool),
+            Err(mismatch) => Err(Denial::NotThisTool { tool: name.clone(), mismatch }),
+        }
+    }
+
+    fn not_granted(&self, tool: &ToolName, secret: &SecretName) -> Denial {
+        Denial::NotGranted { tool: tool.clone(), secret: secret.clone(), exists: self.secrets.contains(secret) }
+    }
+
+    /// Would this tool get this secret if it proved to be itself and declared it? The line that allows, or what is missing.
+    pub fn explain(&self, tool: &ToolName, secret: &SecretName) -> Result<&Rule, Denial> {
+        let policy = self.tools.get(tool).ok_or_else(|| Denial::NoSuchTool(tool.clone()))?;
+        policy.grants.get(secret).ok_or_else(|| self.not_granted(tool, secret))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::peer::{Executable, Process, Unit};
+
+fn origin() -> Origin {
+    Origin { file: Path::new("tools.toml").into(), line: 1 }
+}
+
+fn peer(uid: u32, unit: Option<&str>) -> Peer {
+    Peer {
+        process: Process { pid: 10, pidfd_inode: 20 },
+        uid,
+        gid: 7,
+        groups: vec![8],
+        unit: unit.map(|name| Unit { name: name.into(), invocation: None, cgroup: 1 }),
+        executable: None,
+    }
+}
+
+fn tool(run_as: RunAs, secrets: &[&str]) -> ToolPolicy {
+    let rule = |name: &&str| (name.parse().unwrap(), Rule { delivery: Delivery::Rpc, origin: origin() });
+    ToolPolicy {
+        description: String::new(),
+        run_as,
+        grants: secrets.iter().map(rule).collect(),
+        limits: Limits::default(),
+        origin: origin(),
+    }
+}
+
+fn user(id: u32) -> RunAs {
+    RunAs { user: Some(Account { id, name: id.to_string() }), ..RunAs::default() }
+}
+
+fn policy() -> Policy {
+    let tools = [("billing", tool(user(1), &["a", "b"])), ("mail", tool(user(2), &["c"]))];
+    let tools = tools.map(|(name, tool)| (name.parse().unwrap(), tool));
+    Policy::new(tools.into(), ["a", "b", "c", "d"].iter().map(|s| s.parse().unwrap()).collect())
+}
+
+fn names(names: &[&str]) -> Vec<SecretName> {
+    names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+fn open(policy: &Policy, peer: &Peer, tool: &str, scope: &[&str]) -> Result<Scope, Denial> {
+    let (tool, scope) = (tool.parse().unwrap(), names(scope));
+    match policy.decide(peer, &Request::Open { tool: &tool, scope: &scope }) {
+        Decision::AllowSession(scope) => Ok(scope),
+        Decision::Deny(denial) => Err(denial),
+        Decision::Allow(_) => unreachable!("a session was asked for"),
+    }
+}
+
+fn get(policy: &Policy, peer: &Peer, scope: &Scope, secret: &str) -> Result<String, Denial> {
+    match policy.decide(peer, &Request::Get { scope, secret }) {
+        Decision::Allow(grant) => Ok(grant.secret().to_string()),
+        Decision::Deny(denial) => Err(denial),
+        Decision::AllowSession(_) => unreachable!("a secret was asked for"),
+    }
+}
+
+#[test]
+fn a_tool_gets_what_it_declared() {
+    let policy = policy();
+    let scope = open(&policy, &peer(1, None), "billing", &["a"]).unwrap();
+    assert_eq!(get(&policy, &peer(1, None), &scope, "a").unwrap(), "a");
+    assert_eq!(get(&policy, &peer(1, None), &scope, "b"), Err(Denial::OutsideScope("b".into())), "granted, but not declared");
+}
+
+#[test]
+fn asking_for_more_than_the_grants_fails_the_whole_session() {
+    let denial = open(&policy(), &peer(1, None), "billing", &["a", "c"]).unwrap_err();
+    assert_eq!(denial.to_string(), "tool billing has no grant for c (the secret exists)");
+    let denial = open(&policy(), &peer(1, None), "billing", &["a", "x"]).unwrap_err();
+    assert_eq!(denial.to_string(), "tool billing has no grant for x (there is no such secret)");
+    assert_eq!(open(&policy(), &peer(1, None), "billing", &[]), Err(Denial::EmptyScope));
+}
+
+#[test]
+fn a_tools_name_proves_nothing() {
+    assert!(matches!(open(&policy(), &peer(2, None), "billing", &["a"]), Err(Denial::NotThisTool { .. })));
+    assert!(matches!(open(&policy(), &peer(1, None), "nobody", &["a"]), Err(Denial::NoSuchTool(_))));
+}
+
+#[test]
+fn identity_is_checked_at_each_hand_out() {
+    let policy = policy();
+    let scope = open(&policy, &peer(1, None), "billing", &["a"]).unwrap();
+    assert!(matches!(get(&policy, &peer(2, None), &scope, "a"), Err(Denial::NotThisTool { .. })));
+}
+
+#[test]
+fn a_grant_that_policy_took_back_is_gone() {
+    let scope = open(&policy(), &peer(1, None), "billing", &["a"]).unwrap();
+    let later = Policy::new([("billing".parse().unwrap(), tool(user(1), &["b"]))].into(), BTreeSet::new());
+    assert!(matches!(get(&later, &peer(1, None), &scope, "a"), Err(Denial::NotGranted { .. })));
+}
+
+#[test]
+fn every_selector_must_hold() {
+    let digest = Sha256([3; 32]);
+    let all = RunAs {
+        unit: Some("x.service".into()),
+        group: Some(Account { id: 8, name: "g".into() }),
+        exe: Some("/bin/x".into()),
+        sha256: Some(digest),
+        ..user(1)
+    };
+    let right = Peer { executable: Some(Executable { path: "/bin/x".into(), sha256: digest }), ..peer(1, Some("x.service")) };
+    assert_eq!(all.check(&right), Ok(()));
+    let wrong = [
+        Peer { uid: 2, ..right.clone() },
+        Peer { groups: vec![], ..right.clone() },
+        Peer { unit: None, ..right.clone() },
+        Peer { unit: peer(1, Some("y.service")).unit, ..right.clone() },
+        Peer { executable: None, ..right.clone() },
+        Peer { executable: Some(Executable { path: "/bin/y".into(), sha256: digest }), ..right.clone() },
+        Peer { executable: Some(Executable { path: "/bin/x".into(), sha256: Sha256([4; 32]) }), ..right.clone() },
+    ];
+    for peer in wrong {
+        assert!(all.check(&peer).is_err(), "{peer:?}");
+    }
+    assert_eq!(all.describe().len(), 5);
+}
+
+prop_compose! {
+    fn some_names()(picked in prop::collection::vec(0..6usize, 0..5)) -> Vec<&'static str> {
+        picked.into_iter().map(|i| ["a", "b", "c", "d", "e", "f"][i]).collect()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// No request ever yields more than scope AND grant, whatever the policies before and now, whoever asks.
+    #[test]
+    fn never_more_than_scope_and_grant(
+        before in prop::collection::vec((1..4u32, some_names()), 3),
+        now in prop::collection::vec((1..4u32, some_names()), 3),
+        opener in 1..4u32, asker in 1..4u32, which in 0..3usize, declared in some_names(), asked in some_names(),
+    ) {
+        let tools = ["t0", "t1", "t2"];
+        let build = |spec: &[(u32, Vec<&str>)]| {
+            let tools = tools.iter().zip(spec).map(|(name, (uid, secrets))| (name.parse().unwrap(), tool(user(*uid), secrets)));
+            Policy::new(tools.collect(), BTreeSet::new())
+        };
+        let (before_policy, now_policy) = (build(&before), build(&now));
+        let opened = open(&before_policy, &peer(opener, None), tools[which], &declared);
+        let (uid, granted) = &before[which];
+        let may_open = opener == *uid && !declared.is_empty() && declared.iter().all(|name| granted.contains(name));
+        prop_assert_eq!(opened.is_ok(), may_open);
+        let Ok(scope) = opened else { return Ok(()) };
+        for name in asked {
+            let (uid, granted) = &now[which];
+            let may_have = asker == *uid && declared.contains(&name) && granted.contains(&name);
+            prop_assert_eq!(get(&now_policy, &peer(asker, None), &scope, name).is_ok(), may_have);
+        }
+    }
+}
