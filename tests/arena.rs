@@ -5,7 +5,7 @@ mod scan;
 
 use std::{
     env, fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -41,16 +41,39 @@ fn holder() {
         println!("{} {word}", report.kind);
         io::stdin().read_line(&mut String::new()).expect("the parent goes on");
     };
-    if place == "heap" {
-        let value = needle();
-        pause("held");
-        drop(value);
-    } else {
-        let value = SecretValue::copy_from_wiping(needle()).expect("a value can be held");
-        pause("held");
-        drop(value);
+    match place.as_str() {
+        "heap" => {
+            let value = needle();
+            pause("held");
+            drop(value);
+        }
+        "pieces" => {
+            let block = pieces();
+            pause("held");
+            drop(block);
+        }
+        _ => {
+            let value = SecretValue::copy_from_wiping(needle()).expect("a value can be held");
+            pause("held");
+            drop(value);
+        }
     }
     pause("dropped");
+}
+
+const PIECES: usize = 4000;
+
+/// The value and parts of it, at all alignments and across any border: from its start, its middle and its end, of 15 bytes
+/// (too short to count), of 16 and of 40, and whole.
+fn pieces() -> Vec<u8> {
+    let needle = needle();
+    let mut block = Vec::with_capacity(PIECES * 257);
+    for number in 0..PIECES {
+        let piece = [&needle[..15], &needle[20..35], &needle[..16], &needle[24..64], &needle[..]][number % 5];
+        block.extend_from_slice(piece);
+        block.resize(257 * (number + 1), 0);
+    }
+    block
 }
 
 struct Holder {
@@ -145,6 +168,21 @@ fn the_wiping_allocator_leaves_nothing_of_a_freed_block() {
     holder.wait_for("held");
     let hits = holder.scan();
     assert_eq!(hits.iter().filter(|hit| hit.full).count(), 1, "{hits:?}");
+    holder.go_on();
+    holder.wait_for("dropped");
+    assert_eq!(holder.scan(), []);
+}
+
+/// The scanner itself: an empty answer must mean that there is nothing.
+#[test]
+fn the_scanner_finds_every_piece_once() {
+    let mut holder = Holder::start("pieces");
+    holder.wait_for("held");
+    let hits = holder.scan();
+    let count = |piece: std::ops::Range<usize>| hits.iter().filter(|hit| hit.piece == piece).count();
+    assert_eq!([count(0..16), count(24..64), count(0..64)], [PIECES / 5; 3]);
+    assert_eq!(hits.len(), PIECES / 5 * 3);
+    assert!(hits.windows(2).all(|pair| pair[0].address < pair[1].address));
     holder.go_on();
     holder.wait_for("dropped");
     assert_eq!(holder.scan(), []);
