@@ -182,7 +182,10 @@ fn find<'e>(engine: &'e Engine, keys: &Keys, text: &[u8]) -> Vec<Found<'e>> {
         engine.scan(keys, here, &mut at_layer);
         find_percent(engine, keys, here, PERCENT_LAYERS, &mut at_layer);
         for Found { mut range, name } in at_layer {
-            range = below.as_ref().map_or(range.clone(), |view| view.whole(range));
+            // In the text itself an escape is one; what looks like one further down may be the value's own backslash.
+            if let (true, Some(view)) = (layers.is_empty(), &below) {
+                range = view.whole(range);
+            }
             range = layers.iter().rev().fold(range, |range, view| view.source(range));
             found.push(Found { range, name });
         }
