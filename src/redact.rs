@@ -13,7 +13,7 @@ mod views;
 use std::{
     borrow::Cow,
     cmp::Reverse,
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt, io,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };

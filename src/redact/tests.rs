@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::{collections::HashSet, time::Instant};
 
 use proptest::prelude::*;
 
@@ -124,7 +124,7 @@ fn base64_is_found_whatever_stands_around_it() {
         let secret: Vec<u8> = (0..len).map(|i| i.wrapping_mul(37) ^ 0xfb).collect();
         let redactor = knows(&[&secret]);
         for (before, after) in (0..4).flat_map(|b| (0..4).map(move |a| (b, a))) {
-            let text = base64(&[&vec![b'<'; before], secret.as_slice(), &vec![b'>'; after]].concat());
+            let text = base64(&[&vec![b'o'; before], secret.as_slice(), &vec![b'o'; after]].concat());
             for text in [text.replace('+', "-").replace('/', "_"), text] {
                 let clean = redacted(&redactor, &text);
                 // At most the sextets that hold bits of a neighbour stay: four bits of the secret at each end. Padding adds four.
@@ -222,11 +222,10 @@ fn the_tables_hold_nothing_of_a_value() {
     let held: HashSet<&[u8]> = memory.windows(8).collect();
     assert!(held.len() > 10_000);
     for secret in &secrets {
-        variants::each(secret.as_bytes(), &mut |form| {
+        let in_clear = variants::each(secret.as_bytes(), &mut |form| {
             assert!(form.windows(8).all(|window| !held.contains(window)), "a window of a form is in the tables");
-        })
-        .then_some(())
-        .unwrap();
+        });
+        assert!(in_clear);
     }
     let clean = redactor.redact(secrets[7].as_bytes());
     assert_eq!(clean.as_ref(), b"[redacted:s7]");

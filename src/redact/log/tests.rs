@@ -119,7 +119,7 @@ fn a_panic_message_is_redacted() {
     install_panic_hook(redactor(), written.clone());
     let quiet = |f: fn()| assert!(panic::catch_unwind(f).is_err());
     quiet(|| panic!("took {MARKER}"));
-    quiet(|| Err::<(), _>(Outer("x", Quoting(MARKER))).unwrap());
+    quiet(|| drop("?".parse::<u32>().map_err(|_| Outer("x", Quoting(MARKER))).unwrap().to_string()));
     quiet(|| panic!("{MARKER}"));
     quiet(|| panic::panic_any(7));
     drop(panic::take_hook());
