@@ -7,6 +7,7 @@ pub mod limits;
 pub mod name;
 pub mod peer;
 pub mod policy;
+#[cfg(feature = "daemon")]
 pub mod redact;
 pub mod secret;
 pub mod source;
