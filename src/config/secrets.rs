@@ -128,8 +128,11 @@ fn check_path(section: &Section<'_>, name: &str, path: &str, source: &SourceSett
             let instead = format!("path = \"{}\"", suggested(name));
             section.reject_for("path", format_args!("is not the name of an environment variable{inherited}"), instead);
         }
-        SourceSettings::Vault(_) | SourceSettings::AwsSecretsManager(_) => {
-            if let Err(why) = plain(path.strip_prefix('/').filter(|_| source.kind() != "vault").unwrap_or(path)) {
+        SourceSettings::AwsSecretsManager(_) if path.contains(char::is_whitespace) => {
+            section.reject("path", "holds a space");
+        }
+        SourceSettings::Vault(_) => {
+            if let Err(why) = plain(path) {
                 section.reject("path", format_args!("{why}{inherited}"));
             }
         }
