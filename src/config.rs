@@ -60,7 +60,8 @@ pub struct Config {
 struct Defined<N, T> {
     names: BTreeMap<N, Origin>,
     usable: BTreeMap<N, T>,
-    /// Was every file read that may define one?
+    /// Was all read that may define one? At the end: all that may use one, too. A mistake elsewhere must not make a name look
+    /// absent, or unused.
     complete: bool,
 }
 
@@ -68,7 +69,7 @@ struct Defined<N, T> {
 pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
     let report = Report::default();
     let loaded = load_into(path, &report);
-    let failed = report.has_errors();
+    let failed = report.errors() > 0;
     let problems = report.sorted(path);
     if failed { Err(problems) } else { Ok(Config { problems, ..loaded }) }
 }
@@ -81,12 +82,15 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let tops: Vec<_> = trees.iter().filter_map(|(document, tree)| tree.as_ref().map(|tree| top(document, tree))).collect();
     let main = tops.iter().find(|section| !section.doc.drop_in);
 
-    let daemon = main.and_then(|top| top.section("daemon", daemon::KEYS, daemon::REFUSED)).map(|section| daemon::read(&section));
+    let daemon = main.and_then(|top| top.section("daemon", daemon::KEYS, &[])).map(|section| daemon::read(&section));
     let named = main.map(|top| top.named("source", sources::NAME_RULE)).unwrap_or_default();
     let sources = define(named, main_read, sources::read);
     let named = main.map(|top| top.named("secret", secrets::NAME_RULE)).unwrap_or_default();
+    let before = report.errors();
     let secrets = define(named, main_read, |named| secrets::read(named, &sources));
+    let sources = Defined { complete: main_read && report.errors() == before, ..sources };
 
+    let before = report.errors();
     let mut tools: BTreeMap<ToolName, ToolPolicy> = BTreeMap::new();
     for named in tops.iter().flat_map(|top| top.named::<ToolName>("tool", tools::NAME_RULE)) {
         let Some(tool) = tools::read(&named, &secrets) else { continue };
@@ -98,8 +102,8 @@ fn load_into(path: &Path, report: &Report) -> Config {
             }
         }
     }
-    let secrets = Defined { complete: all_read, ..secrets };
-    links::check(&sources, &secrets, &tools, report);
+    let secrets = Defined { complete: all_read && report.errors() == before, ..secrets };
+    links::check(&sources, &secrets, &tools, path, report);
     let names: BTreeSet<SecretName> = secrets.usable.keys().cloned().collect();
     Config {
         file: path.into(),
@@ -115,16 +119,18 @@ const TOP_KEYS: &[Key] =
     &[key("daemon", "[daemon]"), key("source", "[source.NAME]"), key("secret", "[secret.\"NAME\"]"), key("tool", "[tool.NAME]")];
 const DROP_IN_KEYS: &[Key] = &[key("tool", "[tool.NAME]")];
 
-const NOT_HERE: &str = "a drop-in may only define tools: what a package ships must not say where secrets come from";
+const NOT_HERE: &str = "a drop-in may define tools only; what a package ships must not say where secrets come from";
 const DROP_IN_REFUSED: &[Refused] = &[
-    Refused { name: "daemon", why: NOT_HERE, instead: "this table in valetkey.toml" },
-    Refused { name: "source", why: NOT_HERE, instead: "this table in valetkey.toml" },
-    Refused { name: "secret", why: NOT_HERE, instead: "this table in valetkey.toml" },
+    Refused { name: "daemon", means: "", why: NOT_HERE, instead: "[daemon] in valetkey.toml" },
+    Refused { name: "source", means: "", why: NOT_HERE, instead: "[source.NAME] in valetkey.toml" },
+    Refused { name: "secret", means: "", why: NOT_HERE, instead: "[secret.\"NAME\"] in valetkey.toml" },
 ];
 
 fn top<'a>(document: &'a Document<'a>, tree: &'a toml::de::DeTable<'a>) -> Section<'a> {
-    let (keys, refused) = if document.drop_in { (DROP_IN_KEYS, DROP_IN_REFUSED) } else { (TOP_KEYS, [].as_slice()) };
-    Section::new(document, tree, 1, "the file".into(), keys, refused)
+    match document.drop_in {
+        true => Section::top(document, tree, "this drop-in", DROP_IN_KEYS, DROP_IN_REFUSED),
+        false => Section::top(document, tree, "this file", TOP_KEYS, &[]),
+    }
 }
 
 fn define<'a, N: Ord + Clone, T>(

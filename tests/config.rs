@@ -18,6 +18,8 @@ mod example;
 mod explain;
 #[path = "config/leaks.rs"]
 mod leaks;
+#[path = "config/settings.rs"]
+mod settings;
 
 /// A copy of a configuration that belongs to us and that nobody else may write, as the loader asks for.
 struct Etc(tempfile::TempDir);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     identity::account,
-    read::{Key, Refused, Section, key},
+    read::{Key, Section, key},
 };
 use crate::policy::Account;
 
@@ -101,8 +101,6 @@ pub(super) const KEYS: &[Key] = &[
     key("memory-protection", "\"best\""),
 ];
 
-pub(super) const REFUSED: &[Refused] = &[];
-
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("human", LogFormat::Human), ("json", LogFormat::Json)];
 
 const LOG_LEVELS: &[(&str, tracing::Level)] = &[
@@ -125,6 +123,7 @@ const MOST: u32 = 100_000;
 pub(super) fn read(section: &Section<'_>) -> DaemonSettings {
     let default = DaemonSettings::default();
     let admin_group = section.has("admin-group").then(|| account(section, "admin-group", super::accounts::group)).flatten();
+    let max_connections = section.count32("max-connections", MOST).unwrap_or(default.max_connections);
     let settings = DaemonSettings {
         run_dir: section.absolute_path("run-dir"),
         tools_socket: socket(section, "tools-socket"),
@@ -137,8 +136,10 @@ pub(super) fn read(section: &Section<'_>) -> DaemonSettings {
         admin_group,
         log_format: section.choice("log-format", LOG_FORMATS).unwrap_or(default.log_format),
         log_level: section.choice("log-level", LOG_LEVELS).unwrap_or(default.log_level),
-        max_connections: section.count32("max-connections", MOST).unwrap_or(default.max_connections),
-        max_connections_per_peer: section.count32("max-connections-per-peer", MOST).unwrap_or(default.max_connections_per_peer),
+        max_connections,
+        max_connections_per_peer: section
+            .count32("max-connections-per-peer", MOST)
+            .unwrap_or(default.max_connections_per_peer.min(max_connections)),
         max_sessions: section.count32("max-sessions", MOST).unwrap_or(default.max_sessions),
         load_timeout: section.duration("load-timeout").unwrap_or(default.load_timeout),
         load_concurrency: section.count32("load-concurrency", 1024).unwrap_or(default.load_concurrency),

@@ -30,6 +30,11 @@ impl<'r> Document<'r> {
         self.report.add(Problem { file: self.file.clone(), line, severity, what, instead });
     }
 
+    /// How many there are by now, in all files: did reading something add one?
+    pub fn errors(&self) -> usize {
+        self.report.errors()
+    }
+
     /// The line, from 1, of a byte offset.
     pub fn line(&self, offset: usize) -> usize {
         let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
@@ -58,12 +63,10 @@ fn advice(message: &str) -> &'static str {
     match message {
         m if m.contains("duplicate") => "keep one of the two, and delete the other",
         m if m.contains("dotted key") => "each table once: either with a header of its own or inside its parent's braces",
+        m if m.contains("unquoted key") => "names that hold more than letters, digits, `-` and `_` in quotes: \"stripe/api-key\"",
         m if m.contains("quote") || m.contains("string") => "key = \"text\", with the text between double quotes on one line",
         m if m.contains("table") => {
             "a table's header on a line of its own, names with `/` in quotes: [secret.\"stripe/api-key\"]"
-        }
-        m if m.contains("unquoted key") => {
-            "names that hold more than letters, digits, `-` and `_` in quotes: secrets.\"stripe/api-key\" = {}"
         }
         _ => "one `key = value` a line: key = \"text\", key = 5, key = true, key = { inner = \"text\" }",
     }

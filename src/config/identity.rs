@@ -16,13 +16,13 @@ pub(super) const KEYS: &[Key] = &[
     key("sha256", "\"64 hex digits, as sha256sum prints them\""),
 ];
 
-const LATER: &str = "is not in this version";
+const LATER: &str = "this way to know a tool is not in this version";
 const UNIT_INSTEAD: &str = "unit = \"mcp-billing.service\", or user = \"NAME\"";
 
 pub(super) const REFUSED: &[Refused] = &[
-    Refused { name: "container", why: LATER, instead: UNIT_INSTEAD },
-    Refused { name: "certificate", why: LATER, instead: UNIT_INSTEAD },
-    Refused { name: "token", why: LATER, instead: UNIT_INSTEAD },
+    Refused { name: "container", means: "unit", why: LATER, instead: UNIT_INSTEAD },
+    Refused { name: "certificate", means: "unit", why: LATER, instead: UNIT_INSTEAD },
+    Refused { name: "token", means: "unit", why: LATER, instead: UNIT_INSTEAD },
 ];
 
 /// systemd gives these ids to DynamicUser= services while they run, then to others (systemd, "Users, Groups, UIDs and GIDs on
@@ -31,9 +31,11 @@ const DYNAMIC: RangeInclusive<u32> = 61184..=65519;
 
 /// Whom the kernel names where it cannot name the caller: every user outside a user namespace looks like this one.
 const NOBODY: u32 = 65534;
+const NOT_ONE: &str = "is nobody in particular: any number of programs run as this account";
 
-/// Reads `run-as`; what is wrong in it is reported, and then it is not to be used.
+/// Reads `run-as`. What is wrong in it is reported, and then nothing is left of it for a comparison with other tools.
 pub(super) fn read(section: &Section<'_>) -> RunAs {
+    let errors = section.doc.errors();
     let run_as = RunAs {
         unit: section.parsed("unit", unit),
         user: section.has("user").then(|| account(section, "user", accounts::user)).flatten(),
@@ -41,6 +43,9 @@ pub(super) fn read(section: &Section<'_>) -> RunAs {
         exe: section.absolute_path("exe"),
         sha256: section.parsed("sha256", |text| text.parse().map_err(|_| "must be 64 hex digits")),
     };
+    if section.misspelt() {
+        return RunAs::default();
+    }
     if KEYS.iter().all(|key| !section.has(key.name)) {
         let what = format!("{} is empty: every caller would be this tool", section.title);
         section.error(section.line, what, "run-as = { unit = \"mcp-billing.service\" }");
@@ -48,7 +53,7 @@ pub(super) fn read(section: &Section<'_>) -> RunAs {
         let what = format!("{} proves nothing: any user can start that program", section.title);
         section.error(section.line, what, "unit = \"mcp-billing.service\" or user = \"NAME\" beside it");
     }
-    run_as
+    if section.doc.errors() > errors { RunAs::default() } else { run_as }
 }
 
 /// A user or group by name or number, such as the kernel will show of a caller.
@@ -74,9 +79,8 @@ pub(super) fn account(section: &Section<'_>, key: &str, look_up: fn(&str) -> io:
     };
     let instead = "unit = \"mcp-billing.service\", or an account of the tool's own";
     match id {
-        NOBODY | 0xffff | u32::MAX => {
-            section.reject_for(key, "is nobody in particular: any number of programs run as this account", instead)
-        }
+        _ if matches!(text, "nobody" | "nogroup") => section.reject_for(key, NOT_ONE, instead),
+        NOBODY | 0xffff | u32::MAX => section.reject_for(key, NOT_ONE, instead),
         id if DYNAMIC.contains(&id) => {
             section.reject_for(
                 key,

@@ -1,7 +1,7 @@
 //! What only shows when everything is read: names that nobody uses, two tools that one process can be, one credential under
 //! two names.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
     Defined,
@@ -18,6 +18,7 @@ pub(super) fn check(
     sources: &Defined<SourceName, SourceSettings>,
     secrets: &Defined<SecretName, SecretSettings>,
     tools: &BTreeMap<ToolName, ToolPolicy>,
+    main: &Path,
     report: &Report,
 ) {
     let add = |severity, origin: &Origin, what: String, instead: String| {
@@ -30,13 +31,12 @@ pub(super) fn check(
         }
     }
     for (name, origin) in &sources.names {
-        // A secret that could not be read may name this source.
-        let unread = secrets.names.len() != secrets.usable.len() || !secrets.complete;
-        if !unread && !secrets.usable.values().any(|secret| secret.source == *name) {
+        if sources.complete && !secrets.usable.values().any(|secret| secret.source == *name) {
             let instead = format!("source = \"{name}\" in a [secret.\"NAME\"], or remove the source");
             add(Severity::Warning, origin, format!("no secret comes from source \"{name}\""), instead);
         }
     }
+    let place = |origin: &Origin| (*origin.file != *main, origin.clone());
     let mut places: BTreeMap<_, &SecretName> = BTreeMap::new();
     let mut in_order: Vec<_> = secrets.usable.iter().collect();
     in_order.sort_by_key(|(_, secret)| secret.origin.line);
@@ -62,7 +62,7 @@ pub(super) fn check(
                     what,
                     format!("a selector for \"{other_name}\" that does not fit \"{name}\""),
                 );
-            } else if (&other.origin, other_name) < (&tool.origin, name) {
+            } else if place(&other.origin) < place(&tool.origin) {
                 let what = format!(
                     "tools \"{other_name}\" ({}) and \"{name}\" have the same `run-as`: either can say that it is the other",
                     other.origin

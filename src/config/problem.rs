@@ -52,8 +52,8 @@ impl Report {
         self.0.borrow_mut().push(problem);
     }
 
-    pub fn has_errors(&self) -> bool {
-        self.0.borrow().iter().any(|p| p.severity == Severity::Error)
+    pub fn errors(&self) -> usize {
+        self.0.borrow().iter().filter(|p| p.severity == Severity::Error).count()
     }
 
     /// In the order in which a reader meets them: the main file, then the drop-ins by name; by line in each.

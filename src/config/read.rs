@@ -26,6 +26,8 @@ pub(super) const fn key(name: &'static str, example: &'static str) -> Key {
 /// A key that is known and not allowed: the reason, and what to write instead.
 pub(super) struct Refused {
     pub name: &'static str,
+    /// The key that it stands for, if one does: its absence is then no second mistake.
+    pub means: &'static str,
     pub why: &'static str,
     pub instead: &'static str,
 }
@@ -35,6 +37,10 @@ pub(super) struct Section<'a> {
     pub doc: &'a Document<'a>,
     table: &'a DeTable<'a>,
     keys: &'static [Key],
+    /// Known keys that were written wrongly.
+    meant: Vec<&'static str>,
+    /// Is this the whole file?
+    top: bool,
     /// As messages name it: `[tool.billing]`.
     pub title: String,
     /// Of its header.
@@ -59,32 +65,44 @@ impl<'a> Section<'a> {
         keys: &'static [Key],
         refused: &[Refused],
     ) -> Self {
-        let section = Self { doc, table, keys, title, line };
+        let mut section = Self { doc, table, keys, meant: Vec::new(), top: false, title, line };
         for (found, value) in table {
             let line = doc.line(found.span().start);
-            let found = found.get_ref().as_ref();
+            let (found, value) = (found.get_ref().as_ref(), value.get_ref());
             if keys.iter().any(|key| key.name == found) {
                 continue;
             }
-            match refused.iter().find(|key| key.name == found) {
-                Some(key) => section.error(line, format!("`{found}` in {}: {}", section.title, key.why), key.instead),
-                None => section.unknown(found, line, value.get_ref()),
+            // A table where a text is refused is a name that was not quoted: [secret.github.token].
+            match refused.iter().find(|key| key.name == found && (key.means.is_empty() || !value.is_table())) {
+                Some(key) => {
+                    section.error(line, format!("`{found}` in {}: {}", section.title, key.why), key.instead);
+                    section.meant.push(key.means);
+                }
+                None => section.unknown(found, line, value),
             }
         }
         section
     }
 
-    fn unknown(&self, found: &str, line: usize, value: &DeValue<'_>) {
-        let shown = if may_be_shown(found) { format!("`{found}`") } else { "a key that is not repeated here".into() };
-        let instead = match nearest(found, self.keys.iter().map(|key| key.name)) {
-            Some(name) => self.example(name),
-            None if value.is_table() && !self.keys.is_empty() => {
-                "a name that holds `.` or `/` in quotes: \"stripe/api-key\"".into()
+    /// The root of a file.
+    pub fn top(doc: &'a Document<'a>, tree: &'a DeTable<'a>, title: &str, keys: &'static [Key], refused: &[Refused]) -> Self {
+        Self { top: true, ..Self::new(doc, tree, 1, title.into(), keys, refused) }
+    }
+
+    fn unknown(&mut self, found: &str, line: usize, value: &DeValue<'_>) {
+        let shown =
+            if may_be_shown(found) { format!("unknown key `{found}`") } else { "an unknown key (not repeated here)".into() };
+        let names: Vec<_> = self.keys.iter().map(|key| key.name).collect();
+        let instead = match (nearest(found, names.iter().copied()), names.as_slice()) {
+            (Some(name), _) => {
+                self.meant.push(self.keys.iter().find(|key| key.name == name).map_or("", |key| key.name));
+                self.example(name)
             }
-            None if self.keys.is_empty() => "no keys here".into(),
-            None => format!("one of: {}", self.keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")),
+            (None, _) if value.is_table() => "a name that holds `.` or `/` in quotes: \"stripe/api-key\"".into(),
+            (None, [only]) => format!("nothing: the only key here is `{only}`"),
+            (None, _) => format!("one of: {}", names.join(", ")),
         };
-        self.error(line, format!("{} has no key {shown}", self.title), instead);
+        self.error(line, format!("{shown} in {}", self.title), instead);
     }
 
     fn example(&self, name: &str) -> String {
@@ -121,7 +139,14 @@ impl<'a> Section<'a> {
 
     /// Reports a key that must be there and is not.
     pub fn missing(&self, key: &str) {
-        self.error(self.line, format!("{} has no `{key}`", self.title), self.example(key));
+        if !self.meant.contains(&key) {
+            self.error(self.line, format!("`{key}` is missing from {}", self.title), self.example(key));
+        }
+    }
+
+    /// Was a key written wrongly that should have been another?
+    pub fn misspelt(&self) -> bool {
+        !self.meant.is_empty()
     }
 
     fn value(&self, key: &str) -> Option<&'a DeValue<'a>> {
@@ -171,8 +196,11 @@ impl<'a> Section<'a> {
         if found.is_none() {
             let words: Vec<_> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
             let nearest = nearest(text, choices.iter().map(|(word, _)| *word));
-            let instead = nearest.map_or_else(|| words.join(" or "), |word| format!("\"{word}\""));
-            self.reject_for(key, "is not a word that it knows", format!("{key} = {instead}"));
+            let instead = match (nearest, words.split_last()) {
+                (None, Some((last, others))) if !others.is_empty() => format!("{} or {last}", others.join(", ")),
+                (nearest, _) => format!("\"{}\"", nearest.unwrap_or_default()),
+            };
+            self.reject_for(key, "is not a known word", format!("{key} = {instead}"));
         }
         found.map(|(_, choice)| *choice)
     }
@@ -211,8 +239,7 @@ impl<'a> Section<'a> {
     /// A table inside this one.
     pub fn section(&self, key: &str, keys: &'static [Key], refused: &[Refused]) -> Option<Section<'a>> {
         let table = self.typed(key, "a table", |value| value.as_table())?;
-        let title = format!("`{key}` of {}", self.title);
-        Some(Section::new(self.doc, table, self.line_of(key), title, keys, refused))
+        Some(Section::new(self.doc, table, self.line_of(key), self.title_of(key), keys, refused))
     }
 
     /// Tables in a list.
@@ -223,8 +250,7 @@ impl<'a> Section<'a> {
             let line = self.doc.line(item.span().start);
             match item.get_ref().as_table() {
                 Some(table) => {
-                    let title = format!("`{key}` of {}", self.title);
-                    sections.push(Section::new(self.doc, table, line, title, keys, &[]));
+                    sections.push(Section::new(self.doc, table, line, self.title_of(key), keys, &[]));
                 }
                 None => self.reject(key, format_args!("must be a list of tables, and holds {}", kind(item.get_ref()))),
             }
@@ -253,7 +279,7 @@ impl<'a> Section<'a> {
     }
 
     fn title_of(&self, key: &str) -> String {
-        if self.title == "the file" { format!("[{key}]") } else { format!("`{key}` of {}", self.title) }
+        if self.top { format!("[{key}]") } else { format!("`{key}` of {}", self.title) }
     }
 }
 
@@ -271,7 +297,7 @@ impl<'a, N> Named<'a, N> {
     /// Without a look at the other keys.
     pub fn open_unchecked(&self, title: String, example: &str, keys: &'static [Key]) -> Option<Section<'a>> {
         let table = self.table(&title, example)?;
-        Some(Section { doc: self.doc, table, keys, title, line: self.line })
+        Some(Section { doc: self.doc, table, keys, meant: Vec::new(), top: false, title, line: self.line })
     }
 
     fn table(&self, title: &str, example: &str) -> Option<&'a DeTable<'a>> {
@@ -288,7 +314,7 @@ fn kind(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number",
+        DeValue::Float(_) => "a fraction",
         DeValue::Boolean(_) => "true or false",
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",

@@ -68,10 +68,10 @@ const VALUE_INSTEAD: &str =
     "source = \"NAME\" and path = \"the source's own name for it\"; and rotate the value if it was a real one";
 
 const REFUSED: &[Refused] = &[
-    Refused { name: "value", why: VALUE, instead: VALUE_INSTEAD },
-    Refused { name: "password", why: VALUE, instead: VALUE_INSTEAD },
-    Refused { name: "secret", why: VALUE, instead: VALUE_INSTEAD },
-    Refused { name: "token", why: VALUE, instead: VALUE_INSTEAD },
+    Refused { name: "value", means: "source", why: VALUE, instead: VALUE_INSTEAD },
+    Refused { name: "password", means: "source", why: VALUE, instead: VALUE_INSTEAD },
+    Refused { name: "secret", means: "source", why: VALUE, instead: VALUE_INSTEAD },
+    Refused { name: "token", means: "source", why: VALUE, instead: VALUE_INSTEAD },
 ];
 
 const PRIVILEGES: &[(&str, Privilege)] = &[("read", Privilege::Read), ("write", Privilege::Write), ("admin", Privilege::Admin)];

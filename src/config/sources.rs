@@ -130,25 +130,29 @@ const INLINE: &str = "a credential may not stand in configuration";
 const REFUSED: &[Refused] = &[
     Refused {
         name: "token",
+        means: "auth",
         why: INLINE,
         instead: "auth = { token-file = \"PATH\" }: put it into a file (0600) or a systemd credential",
     },
-    Refused { name: "access-key-id", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },
-    Refused { name: "secret-access-key", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },
-    Refused { name: "session-token", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },
+    Refused { name: "access-key-id", means: "profile", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },
+    Refused { name: "secret-access-key", means: "profile", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },
+    Refused { name: "session-token", means: "profile", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },
     Refused {
         name: "identity",
+        means: "identity-file",
         why: INLINE,
         instead: "identity-file = \"PATH\": put it into a file (0600) or a systemd credential",
     },
 ];
 const AUTH_REFUSED: &[Refused] = &[Refused {
     name: "token",
+    means: "token-file",
     why: INLINE,
     instead: "token-file = \"PATH\": put it into a file (0600) or a systemd credential",
 }];
 const APPROLE_REFUSED: &[Refused] = &[Refused {
     name: "secret-id",
+    means: "secret-id-file",
     why: INLINE,
     instead: "secret-id-file = \"PATH\": put it into a file (0600) or a systemd credential",
 }];
@@ -205,6 +209,7 @@ fn vault_auth(auth: &Section<'_>) -> Option<VaultAuth> {
     match (auth.has("token-file"), auth.has("approle")) {
         (true, false) => token_file,
         (false, true) => approle,
+        (false, false) if auth.misspelt() => None,
         (both, _) => {
             let what = if both { "names two ways to log in" } else { "names no way to log in" };
             auth.error(auth.line, format!("{} {what}", auth.title), "token-file or approle, and not both");
@@ -221,6 +226,7 @@ fn approle(section: &Section<'_>) -> Option<VaultAuth> {
     let role_id = match (section.has("role-id"), section.has("role-id-file")) {
         (true, false) => inline,
         (false, true) => file,
+        (false, false) if section.misspelt() => None,
         (both, _) => {
             let what = if both { "has two role ids" } else { "has no role id" };
             section.error(section.line, format!("{} {what}", section.title), "role-id or role-id-file, and not both");

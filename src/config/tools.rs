@@ -100,7 +100,7 @@ fn usable(grant: &Section<'_>, variable: &str, secret: &SecretName, known: bool)
 
 fn undefined(tool: &Section<'_>, grant: &Named<'_, SecretName>, secrets: &Defined<SecretName, SecretSettings>) {
     let instead = match nearest(grant.name.as_str(), secrets.names.keys().map(SecretName::as_str)) {
-        Some(name) => format!("secrets.\"{name}\""),
+        Some(name) => format!("secrets.\"{name}\" = {{}}"),
         None => "a [secret.\"NAME\"] table for it in valetkey.toml, or the name of one that is there".into(),
     };
     tool.error(grant.line, format!("{} is granted a secret that is not defined", tool.title), instead);
