@@ -3,6 +3,7 @@
 //! The modules stand in the order of a secret's path, from its source to the tool process. Each imports only those above it;
 //! `tests/layers.rs` holds the code to that. `ARCHITECTURE.md` says why. The page to read first is [`broker`].
 
+pub mod config;
 pub mod limits;
 pub mod name;
 pub mod peer;

@@ -1,0 +1,169 @@
+//! The configuration: `valetkey.toml` for the daemon, sources and secrets, and a drop-in for each tool in `tools.d/` beside it.
+//!
+//! Every mistake is reported at once, with file, line and what to write instead. No report repeats a value: it may be a
+//! credential that was pasted into the wrong place. A drop-in, which a package may ship, can define tools and nothing else;
+//! and a file that somebody other than root or the daemon could have written is refused, since policy is authority.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use crate::{
+    name::{SecretName, SourceName, ToolName},
+    policy::{Origin, Policy, ToolPolicy},
+};
+
+mod accounts;
+mod address;
+mod daemon;
+mod explain;
+mod file;
+mod identity;
+mod links;
+mod pasted;
+mod problem;
+mod read;
+mod secrets;
+mod sources;
+mod tools;
+mod variable;
+
+pub use daemon::{DaemonSettings, LogFormat, MemoryProtection};
+pub use explain::{Explanation, explain};
+pub use problem::{Problem, Severity};
+pub use read::Key;
+pub use secrets::{Privilege, Reach, SecretSettings};
+pub use sources::{AwsSettings, FileRef, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings};
+pub use variable::is_reserved_variable;
+
+use file::{Document, read_all};
+use problem::Report;
+use read::{Named, Refused, Section, key};
+
+/// A configuration without errors.
+#[derive(Debug)]
+pub struct Config {
+    /// The main file, as it was named.
+    pub file: Arc<Path>,
+    pub daemon: DaemonSettings,
+    pub sources: BTreeMap<SourceName, SourceSettings>,
+    pub secrets: BTreeMap<SecretName, SecretSettings>,
+    pub policy: Policy,
+    /// Warnings: what is accepted, and probably not what was meant.
+    pub problems: Vec<Problem>,
+}
+
+/// Names that configuration defines, whether or not what stands under them is right: a mistake in a secret must not be
+/// reported a second time where a tool uses it.
+struct Defined<N, T> {
+    names: BTreeMap<N, Origin>,
+    usable: BTreeMap<N, T>,
+    /// Was all read that may define one? At the end: all that may use one, too. A mistake elsewhere must not make a name look
+    /// absent, or unused.
+    complete: bool,
+}
+
+/// Reads a configuration and everything beside it. Where there is an error, all errors and warnings, by file and line.
+pub fn load(path: &Path) -> Result<Config, Vec<Problem>> {
+    let report = Report::default();
+    let loaded = load_into(path, &report);
+    let failed = report.errors() > 0;
+    let problems = report.sorted(path);
+    if failed { Err(problems) } else { Ok(Config { problems, ..loaded }) }
+}
+
+fn load_into(path: &Path, report: &Report) -> Config {
+    let files = read_all(path, report);
+    let trees: Vec<_> = files.documents.iter().map(|document| (document, document.parse())).collect();
+    let main_read = trees.iter().any(|(document, tree)| !document.drop_in && tree.is_some());
+    let all_read = files.complete && trees.iter().all(|(_, tree)| tree.is_some());
+    let tops: Vec<_> = trees.iter().filter_map(|(document, tree)| tree.as_ref().map(|tree| top(document, tree))).collect();
+    let main = tops.iter().find(|section| !section.doc.drop_in);
+
+    let daemon = main.and_then(|top| top.section("daemon", daemon::KEYS, &[])).map(|section| daemon::read(&section));
+    let named = main.map(|top| top.named("source", sources::NAME_RULE)).unwrap_or_default();
+    let sources = define(named, main_read, sources::read);
+    let named = main.map(|top| top.named("secret", secrets::NAME_RULE)).unwrap_or_default();
+    let before = report.errors();
+    let secrets = define(named, main_read, |named| secrets::read(named, &sources));
+    let sources = Defined { complete: main_read && report.errors() == before, ..sources };
+
+    let before = report.errors();
+    let mut tools: BTreeMap<ToolName, ToolPolicy> = BTreeMap::new();
+    for named in tops.iter().flat_map(|top| top.named::<ToolName>("tool", tools::NAME_RULE)) {
+        let Some(tool) = tools::read(&named, &secrets) else { continue };
+        match tools.get(&named.name) {
+            None => _ = tools.insert(named.name, tool),
+            Some(first) => {
+                let what = format!("tool \"{}\" is defined a second time; the first is at {}", named.name, first.origin);
+                named.doc.add(Severity::Error, named.line, what, "one [tool.NAME] for each tool, in one file");
+            }
+        }
+    }
+    let secrets = Defined { complete: all_read && report.errors() == before, ..secrets };
+    links::check(&sources, &secrets, &tools, path, report);
+    let names: BTreeSet<SecretName> = secrets.usable.keys().cloned().collect();
+    Config {
+        file: path.into(),
+        daemon: daemon.unwrap_or_default(),
+        sources: sources.usable,
+        secrets: secrets.usable,
+        policy: Policy::new(tools, names),
+        problems: Vec::new(),
+    }
+}
+
+const TOP_KEYS: &[Key] =
+    &[key("daemon", "[daemon]"), key("source", "[source.NAME]"), key("secret", "[secret.\"NAME\"]"), key("tool", "[tool.NAME]")];
+const DROP_IN_KEYS: &[Key] = &[key("tool", "[tool.NAME]")];
+
+const NOT_HERE: &str = "a drop-in may define tools only; what a package ships must not say where secrets come from";
+const DROP_IN_REFUSED: &[Refused] = &[
+    Refused { name: "daemon", means: "", why: NOT_HERE, instead: "[daemon] in valetkey.toml" },
+    Refused { name: "source", means: "", why: NOT_HERE, instead: "[source.NAME] in valetkey.toml" },
+    Refused { name: "secret", means: "", why: NOT_HERE, instead: "[secret.\"NAME\"] in valetkey.toml" },
+];
+
+fn top<'a>(document: &'a Document<'a>, tree: &'a toml::de::DeTable<'a>) -> Section<'a> {
+    match document.drop_in {
+        true => Section::top(document, tree, "this drop-in", DROP_IN_KEYS, DROP_IN_REFUSED),
+        false => Section::top(document, tree, "this file", TOP_KEYS, &[]),
+    }
+}
+
+fn define<'a, N: Ord + Clone, T>(
+    all: Vec<Named<'a, N>>,
+    complete: bool,
+    mut read: impl FnMut(&Named<'a, N>) -> Option<T>,
+) -> Defined<N, T> {
+    let mut defined = Defined { names: BTreeMap::new(), usable: BTreeMap::new(), complete };
+    for named in all {
+        if let Some(settings) = read(&named) {
+            defined.usable.insert(named.name.clone(), settings);
+        }
+        defined.names.insert(named.name.clone(), Origin { file: named.doc.file.clone(), line: named.line });
+    }
+    defined
+}
+
+/// Every key that may stand in a configuration, by the table it stands in. What documentation and completion are checked against.
+pub fn keys() -> Vec<(&'static str, &'static [Key])> {
+    vec![
+        ("", TOP_KEYS),
+        ("daemon", daemon::KEYS),
+        ("source, aws-secrets-manager", sources::AWS_KEYS),
+        ("source, vault", sources::VAULT_KEYS),
+        ("source, vault: auth", sources::AUTH_KEYS),
+        ("source, vault: auth.approle", sources::APPROLE_KEYS),
+        ("source, sealed-file", sources::SEALED_FILE_KEYS),
+        ("source, environment", sources::ENVIRONMENT_KEYS),
+        ("secret", secrets::KEYS),
+        ("secret: reaches", secrets::REACHES_KEYS),
+        ("tool", tools::KEYS),
+        ("tool: run-as", identity::KEYS),
+        ("tool: secrets", tools::GRANT_KEYS),
+        ("tool: limits", tools::LIMITS_KEYS),
+    ]
+}

@@ -1,0 +1,154 @@
+//! `run-as`: what a caller must be. Refuses selectors that prove nothing, or prove it only until the next restart.
+
+use std::{io, ops::RangeInclusive};
+
+use super::{
+    accounts,
+    read::{Key, Refused, Section, key},
+};
+use crate::policy::{Account, RunAs};
+
+pub(super) const KEYS: &[Key] = &[
+    key("unit", "\"mcp-billing.service\""),
+    key("user", "\"mcp-billing\""),
+    key("group", "\"mcp-billing\""),
+    key("exe", "\"/usr/lib/mcp/billing\""),
+    key("sha256", "\"64 hex digits, as sha256sum prints them\""),
+];
+
+const LATER: &str = "this way to know a tool is not in this version";
+const UNIT_INSTEAD: &str = "unit = \"mcp-billing.service\", or user = \"NAME\"";
+
+pub(super) const REFUSED: &[Refused] = &[
+    Refused { name: "container", means: "unit", why: LATER, instead: UNIT_INSTEAD },
+    Refused { name: "certificate", means: "unit", why: LATER, instead: UNIT_INSTEAD },
+    Refused { name: "token", means: "unit", why: LATER, instead: UNIT_INSTEAD },
+];
+
+/// systemd gives these ids to DynamicUser= services while they run, then to others (systemd, "Users, Groups, UIDs and GIDs on
+/// systemd Systems").
+const DYNAMIC: RangeInclusive<u32> = 61184..=65519;
+
+/// Whom the kernel names where it cannot name the caller: every user outside a user namespace looks like this one.
+const NOBODY: u32 = 65534;
+const NOT_ONE: &str = "is nobody in particular: any number of programs run as this account";
+
+/// Reads `run-as`. What is wrong in it is reported, and then nothing is left of it for a comparison with other tools.
+pub(super) fn read(section: &Section<'_>) -> RunAs {
+    let errors = section.doc.errors();
+    let run_as = RunAs {
+        unit: section.parsed("unit", unit),
+        user: section.has("user").then(|| account(section, "user", accounts::user)).flatten(),
+        group: section.has("group").then(|| account(section, "group", accounts::group)).flatten(),
+        exe: section.absolute_path("exe"),
+        sha256: section.parsed("sha256", |text| text.parse().map_err(|_| "must be 64 hex digits")),
+    };
+    if section.misspelt() {
+        return RunAs::default();
+    }
+    if KEYS.iter().all(|key| !section.has(key.name)) {
+        let what = format!("{} is empty: every caller would be this tool", section.title);
+        section.error(section.line, what, "run-as = { unit = \"mcp-billing.service\" }");
+    } else if !["unit", "user", "group"].iter().any(|key| section.has(key)) {
+        let what = format!("{} proves nothing: any user can start that program", section.title);
+        section.error(section.line, what, "unit = \"mcp-billing.service\" or user = \"NAME\" beside it");
+    }
+    if section.doc.errors() > errors { RunAs::default() } else { run_as }
+}
+
+/// A user or group by name or number, such as the kernel will show of a caller.
+pub(super) fn account(section: &Section<'_>, key: &str, look_up: fn(&str) -> io::Result<Option<u32>>) -> Option<Account> {
+    let text = section.text_or_number(key)?;
+    let found = match look_up(text) {
+        Ok(found) => found,
+        Err(error) => {
+            section.reject(key, format_args!("cannot be looked up: {}", error.kind()));
+            return None;
+        }
+    };
+    let number = || text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
+    let Some(id) = found.or_else(number) else {
+        let what = format!("names a {} that this host does not have", if key == "user" { "user" } else { "group" });
+        let make = if key == "user" {
+            "the name of an account that is there: useradd --system NAME"
+        } else {
+            "the name of a group that is there: groupadd --system NAME"
+        };
+        section.reject_for(key, what, make);
+        return None;
+    };
+    let instead = "unit = \"mcp-billing.service\", or an account of the tool's own";
+    match id {
+        _ if matches!(text, "nobody" | "nogroup") => section.reject_for(key, NOT_ONE, instead),
+        NOBODY | 0xffff | u32::MAX => section.reject_for(key, NOT_ONE, instead),
+        id if DYNAMIC.contains(&id) => {
+            section.reject_for(
+                key,
+                "is in the range of DynamicUser= (61184-65519): the next service to start may get the number",
+                instead,
+            );
+        }
+        id => return Some(Account { id, name: text.into() }),
+    }
+    None
+}
+
+/// A unit name that, read from a caller's cgroup, says which service it is.
+fn unit(name: &str) -> Result<String, &'static str> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b);
+    if name.len() > 255 || !name.bytes().all(fits) {
+        return Err("is not a unit's name");
+    }
+    if name.ends_with(".slice") {
+        return Err("is a slice, which holds many services: name the service");
+    }
+    let Some(stem) = name.strip_suffix(".service").or_else(|| name.strip_suffix(".scope")) else {
+        return Err("must end in .service or .scope");
+    };
+    if stem.is_empty() || stem.starts_with('@') {
+        return Err("is not a unit's name");
+    }
+    if stem.ends_with('@') {
+        return Err("is a template, which never runs: name the instance, as in mcp@billing.service");
+    }
+    if stem.starts_with("user@") || (stem.starts_with("session-") && name.ends_with(".scope")) {
+        return Err("is all that a user runs: use user = \"NAME\" for that, or a system unit of the tool's own");
+    }
+    if name == "init.scope" {
+        return Err("is the service manager itself");
+    }
+    Ok(name.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_that_name_one_service() {
+        for good in [
+            "mcp-billing.service",
+            "mcp@alice.service",
+            "run-u34.scope",
+            "system-mcp\\x2dgithub.service",
+            "session-cleaner.service",
+        ] {
+            assert_eq!(unit(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "mcp-billing",
+            "mcp.socket",
+            "user@1000.service",
+            "session-3.scope",
+            "init.scope",
+            "mcp.slice",
+            "mcp@.service",
+            ".service",
+            "a b.service",
+            "a/b.service",
+            "user@1000.scope",
+        ] {
+            assert!(unit(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What only shows when everything is read: names that nobody uses, two tools that one process can be, one credential under
+//! two names.
+
+use std::{collections::BTreeMap, path::Path};
+
+use super::{
+    Defined,
+    problem::{Problem, Report, Severity},
+    secrets::SecretSettings,
+    sources::SourceSettings,
+};
+use crate::{
+    name::{SecretName, SourceName, ToolName},
+    policy::{Origin, RunAs, ToolPolicy},
+};
+
+pub(super) fn check(
+    sources: &Defined<SourceName, SourceSettings>,
+    secrets: &Defined<SecretName, SecretSettings>,
+    tools: &BTreeMap<ToolName, ToolPolicy>,
+    main: &Path,
+    report: &Report,
+) {
+    let add = |severity, origin: &Origin, what: String, instead: String| {
+        report.add(Problem { file: origin.file.clone(), line: origin.line, severity, what, instead });
+    };
+    for (name, origin) in &secrets.names {
+        if secrets.complete && !tools.values().any(|tool| tool.grants.contains_key(name)) {
+            let instead = format!("secrets.\"{name}\" = {{}} in the [tool.NAME] that needs it, or remove the secret");
+            add(Severity::Warning, origin, format!("no tool may have secret \"{name}\""), instead);
+        }
+    }
+    for (name, origin) in &sources.names {
+        if sources.complete && !secrets.usable.values().any(|secret| secret.source == *name) {
+            let instead = format!("source = \"{name}\" in a [secret.\"NAME\"], or remove the source");
+            add(Severity::Warning, origin, format!("no secret comes from source \"{name}\""), instead);
+        }
+    }
+    let place = |origin: &Origin| (*origin.file != *main, origin.clone());
+    let mut places: BTreeMap<_, &SecretName> = BTreeMap::new();
+    let mut in_order: Vec<_> = secrets.usable.iter().collect();
+    in_order.sort_by_key(|(_, secret)| secret.origin.line);
+    for (name, secret) in in_order {
+        if let Some(first) = places.insert((&secret.source, &secret.path, &secret.field), name) {
+            let what = format!("secrets \"{first}\" and \"{name}\" are one credential: same source, path and field");
+            let instead = "one secret, granted to each tool: two names hide who shares it".into();
+            add(Severity::Warning, &secret.origin, what, instead);
+        }
+    }
+    for (name, tool) in tools {
+        for (other_name, other) in tools.iter().filter(|(other, _)| *other != name) {
+            let (narrow, wide) = (selectors(&tool.run_as), selectors(&other.run_as));
+            if wide.is_empty() || !wide.iter().all(|selector| narrow.contains(selector)) {
+                continue;
+            }
+            if narrow.len() > wide.len() {
+                let what =
+                    format!("whatever is tool \"{name}\" can also say that it is tool \"{other_name}\" ({})", other.origin);
+                add(
+                    Severity::Warning,
+                    &tool.origin,
+                    what,
+                    format!("a selector for \"{other_name}\" that does not fit \"{name}\""),
+                );
+            } else if place(&other.origin) < place(&tool.origin) {
+                let what = format!(
+                    "tools \"{other_name}\" ({}) and \"{name}\" have the same `run-as`: either can say that it is the other",
+                    other.origin
+                );
+                add(Severity::Error, &tool.origin, what, "a unit or user of its own for each tool".into());
+            }
+        }
+    }
+}
+
+/// What the kernel compares, without the names that configuration gave to numbers.
+fn selectors(run_as: &RunAs) -> Vec<String> {
+    let mut all = Vec::new();
+    all.extend(run_as.unit.as_ref().map(|unit| format!("unit {unit}")));
+    all.extend(run_as.user.as_ref().map(|user| format!("uid {}", user.id)));
+    all.extend(run_as.group.as_ref().map(|group| format!("gid {}", group.id)));
+    all.extend(run_as.exe.as_ref().map(|exe| format!("exe {}", exe.display())));
+    all.extend(run_as.sha256.map(|digest| format!("sha256 {digest}")));
+    all
+}

@@ -1,0 +1,116 @@
+//! Tells a name from a credential that was pasted where a name belongs. What may be a credential is never repeated: a report
+//! ends up in terminals, CI logs and tickets.
+
+/// Starts of credentials whose issuers made them easy to recognise.
+#[rustfmt::skip]
+const ISSUED: &[&str] = &[
+    "sk_live_", "sk_test_", "rk_live_", "rk_test_", "pk_live_", "whsec_", "sk-", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_",
+    "glpat-", "xoxb-", "xoxp-", "xoxa-", "xapp-", "AKIA", "ASIA", "hvs.", "hvb.", "hvr.", "AIza", "ya29.", "eyJ", "npm_", "pypi-",
+    "dop_v1_", "shpat_", "SG.", "AGE-SECRET-KEY-", "lin_api_", "ntn_", "hf_",
+];
+
+/// Is this text more likely a credential than a name?
+pub(super) fn looks_like_a_value(text: &str) -> bool {
+    let issued = |start: &&str| text.strip_prefix(start).is_some_and(random);
+    if ISSUED.iter().any(issued) || text.starts_with("-----BEGIN") {
+        return true;
+    }
+    let words = || text.split(|c: char| !c.is_ascii_alphanumeric());
+    if words().any(|word| word.len() >= 20 && mixed(word)) || is_uuid(text) {
+        return true;
+    }
+    // Base64 and the like: long, of all three kinds, and changing between them all the time.
+    let joined: Vec<Kind> = text.bytes().filter_map(kind).collect();
+    let changes = joined.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    let all = [Kind::Lower, Kind::Upper, Kind::Digit].iter().all(|kind| joined.contains(kind));
+    joined.len() >= 24 && all && changes * 3 >= joined.len() - 1
+}
+
+/// May this unknown key be repeated in a report? Only what reads as an option's name: `rotate-every`, `run_as`, `sha256`.
+pub(super) fn may_be_shown(key: &str) -> bool {
+    let word = |word: &str| {
+        let letters = word.trim_end_matches(|c: char| c.is_ascii_digit());
+        let digits = word.len() - letters.len();
+        (1..=16).contains(&letters.len()) && digits <= 3 && letters.bytes().all(|b| b.is_ascii_lowercase())
+    };
+    key.len() <= 40 && !looks_like_a_value(key) && key.split(['-', '_']).all(word)
+}
+
+#[derive(PartialEq)]
+enum Kind {
+    Lower,
+    Upper,
+    Digit,
+}
+
+fn kind(byte: u8) -> Option<Kind> {
+    match byte {
+        b'a'..=b'z' => Some(Kind::Lower),
+        b'A'..=b'Z' => Some(Kind::Upper),
+        b'0'..=b'9' => Some(Kind::Digit),
+        _ => None,
+    }
+}
+
+/// Do letters and digits alternate, as in hex, base32 and random ids?
+fn mixed(word: &str) -> bool {
+    word.as_bytes().windows(2).filter(|pair| pair[0].is_ascii_digit() != pair[1].is_ascii_digit()).count() >= 4
+}
+
+/// Does it hold eight letters and digits in a row that no word has: with a digit or a capital among them?
+fn random(text: &str) -> bool {
+    let word = |word: &str| word.len() >= 8 && word.bytes().any(|b| b.is_ascii_digit() || b.is_ascii_uppercase());
+    text.split(|c: char| !c.is_ascii_alphanumeric()).any(word)
+}
+
+fn is_uuid(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    parts.iter().map(|part| part.len()).eq([8, 4, 4, 4, 12])
+        && parts.iter().all(|part| part.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_told_from_names() {
+        for value in [
+            "sk_live_51Hq7XzA9q2LmN",
+            "AKIAIOSFODNN7EXAMPLE",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            "d41d8cd98f00b204e9800998ecf8427e",
+            "550e8400-e29b-41d4-a716-446655440000",
+            "hvs.CAESIJlWh3bFq",
+            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
+        ] {
+            assert!(looks_like_a_value(value), "{value}");
+            assert!(!may_be_shown(value), "{value}");
+        }
+        for name in [
+            "stripe/api-key",
+            "prod/eu-west-1/customer2024-billing-key",
+            "ProdStripeApiKeyForBillingServiceV2",
+            "github.token",
+            "oauth2/client-secret",
+            "s3.backup/2024-11-30",
+            "asia-pacific/key",
+            "sk-eu/key",
+            "npm_publish_token",
+            "whsec_production",
+            "pypi-upload-token",
+        ] {
+            assert!(!looks_like_a_value(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn only_an_options_name_is_repeated() {
+        for key in ["rotate-every", "run_as", "sha256", "x"] {
+            assert!(may_be_shown(key), "{key}");
+        }
+        for key in ["", "Password1", "hunter2!", "a b", "4f9d2c", "p4ssw0rd", "abcdefghijklmnopqrstuvwxyz", "a\nb", "é"] {
+            assert!(!may_be_shown(key), "{key}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! `[secret."NAME"]`: which secrets there are, where each comes from and what it opens.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Defined,
+    address::plain,
+    read::{Key, Named, Refused, Section, key, nearest},
+    sources::SourceSettings,
+    variable::{is_variable, suggested},
+};
+use crate::{
+    name::{SecretName, SourceName},
+    policy::Origin,
+};
+
+/// A secret as configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretSettings {
+    pub origin: Origin,
+    pub source: SourceName,
+    /// The source's own name for it.
+    pub path: String,
+    /// One leaf of a JSON secret.
+    pub field: Option<String>,
+    /// Does the daemon refuse to start without it?
+    pub required: bool,
+    /// Such as `prod`.
+    pub environment: Option<String>,
+    /// What a holder can get at.
+    pub reaches: Vec<Reach>,
+    /// How often it should change. Kept for reports; nothing rotates by itself.
+    pub rotate_every: Option<Duration>,
+}
+
+/// A system that a secret opens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reach {
+    /// Such as `api.stripe.com`.
+    pub system: String,
+    pub privilege: Privilege,
+}
+
+/// What a holder may do there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Privilege {
+    Read,
+    Write,
+    Admin,
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("source", "\"prod\""),
+    key("path", "\"prod/mcp/stripe\""),
+    key("field", "\"stripe_secret_key\""),
+    key("required", "true"),
+    key("environment", "\"prod\""),
+    key("reaches", "[{ system = \"api.stripe.com\", privilege = \"write\" }]"),
+    key("rotate-every", "\"30d\""),
+];
+pub(super) const REACHES_KEYS: &[Key] =
+    &[key("system", "\"api.stripe.com\""), key("privilege", "\"read\", \"write\" or \"admin\"")];
+
+pub(super) const NAME_RULE: &str = "[secret.\"stripe/api-key\"]: letters, digits and `._/-`, at most 128";
+
+const VALUE: &str = "a secret's value may not stand in configuration";
+const VALUE_INSTEAD: &str =
+    "source = \"NAME\" and path = \"the source's own name for it\"; and rotate the value if it was a real one";
+
+const REFUSED: &[Refused] = &[
+    Refused { name: "value", means: "source", why: VALUE, instead: VALUE_INSTEAD },
+    Refused { name: "password", means: "source", why: VALUE, instead: VALUE_INSTEAD },
+    Refused { name: "secret", means: "source", why: VALUE, instead: VALUE_INSTEAD },
+    Refused { name: "token", means: "source", why: VALUE, instead: VALUE_INSTEAD },
+];
+
+const PRIVILEGES: &[(&str, Privilege)] = &[("read", Privilege::Read), ("write", Privilege::Write), ("admin", Privilege::Admin)];
+
+/// Reads one secret; `None` where it cannot be used, and the reason is reported.
+pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, SourceSettings>) -> Option<SecretSettings> {
+    let title = format!("[secret.\"{}\"]", named.name);
+    let section = named.open(title.clone(), &title, KEYS, REFUSED)?;
+    let source = source(&section, sources);
+    let path = match (section.has("path"), section.text("path")) {
+        (false, _) => Some(named.name.as_str()),
+        (true, path) => path,
+    };
+    let kind = source.as_ref().and_then(|name| sources.usable.get(name));
+    if let (Some(path), Some(kind)) = (path, kind) {
+        check_path(&section, named.name.as_str(), path, kind);
+    }
+    let field = section.text("field").map(String::from);
+    let required = section.boolean("required").unwrap_or(true);
+    let environment =
+        section.parsed("environment", |text| if text.len() <= 64 { Ok(text.into()) } else { Err("is longer than 64 bytes") });
+    let reaches = reaches(&section);
+    let rotate_every = section.duration("rotate-every");
+    let origin = Origin { file: named.doc.file.clone(), line: named.line };
+    Some(SecretSettings { origin, source: source?, path: path?.into(), field, required, environment, reaches, rotate_every })
+}
+
+fn source(section: &Section<'_>, sources: &Defined<SourceName, SourceSettings>) -> Option<SourceName> {
+    if !section.has("source") {
+        section.missing("source");
+        return None;
+    }
+    let text = section.text("source")?;
+    if let Some(name) = sources.names.keys().find(|name| name.as_str() == text) {
+        return Some(name.clone());
+    }
+    if sources.complete {
+        let instead = match nearest(text, sources.names.keys().map(SourceName::as_str)) {
+            Some(name) => format!("source = \"{name}\""),
+            None => match sources.names.keys().map(SourceName::as_str).collect::<Vec<_>>() {
+                names if names.is_empty() => "a [source.NAME] table in this file first".into(),
+                names => format!("one of these: {}; or add a [source.NAME] table", names.join(", ")),
+            },
+        };
+        section.reject_for("source", "names a source that is not defined", instead);
+    }
+    None
+}
+
+fn check_path(section: &Section<'_>, name: &str, path: &str, source: &SourceSettings) {
+    let inherited = if section.has("path") { "" } else { " (it is the secret's own name, as there is no `path`)" };
+    match source {
+        SourceSettings::Environment if !is_variable(path) => {
+            let instead = format!("path = \"{}\"", suggested(name));
+            section.reject_for("path", format_args!("is not the name of an environment variable{inherited}"), instead);
+        }
+        SourceSettings::AwsSecretsManager(_) if path.contains(char::is_whitespace) => {
+            section.reject("path", "holds a space");
+        }
+        SourceSettings::Vault(_) => {
+            if let Err(why) = plain(path) {
+                section.reject("path", format_args!("{why}{inherited}"));
+            }
+        }
+        _ => {}
+    }
+}
+
+fn reaches(section: &Section<'_>) -> Vec<Reach> {
+    let mut found: BTreeMap<String, Privilege> = BTreeMap::new();
+    for reach in section.sections("reaches", REACHES_KEYS).unwrap_or_default() {
+        let all_there = REACHES_KEYS.iter().filter(|key| !reach.has(key.name)).map(|key| reach.missing(key.name)).count() == 0;
+        let system = reach.text("system");
+        let privilege = reach.choice("privilege", PRIVILEGES);
+        if let (true, Some(system), Some(privilege)) = (all_there, system, privilege) {
+            if system.len() > 253 || system.contains(char::is_whitespace) {
+                reach.reject("system", "must be a host or another name without spaces");
+            } else if found.insert(system.into(), privilege).is_some() {
+                reach.reject_for("system", "is listed twice", "one entry a system, with the higher privilege");
+            }
+        }
+    }
+    found.into_iter().map(|(system, privilege)| Reach { system, privilege }).collect()
+}

@@ -1,0 +1,107 @@
+//! `[tool.NAME]`: which process is this tool, what it may have and how much of it.
+
+use std::collections::BTreeMap;
+
+use super::{
+    Defined, identity,
+    read::{Key, Named, Section, key, nearest},
+    secrets::SecretSettings,
+    variable::{is_reserved_variable, is_variable, suggested},
+};
+use crate::{
+    limits::Limits,
+    name::{SecretName, ToolName},
+    policy::{Delivery, Origin, Rule, RunAs, ToolPolicy},
+};
+
+pub(super) const KEYS: &[Key] = &[
+    key("description", "\"Creates invoices in Stripe\""),
+    key("run-as", "{ unit = \"mcp-billing.service\" }"),
+    key("secrets", "secrets.\"stripe/api-key\" = { env = \"STRIPE_SECRET_KEY\" }"),
+    key("limits", "{ per-minute = 600, concurrent = 16, per-session = 10000 }"),
+];
+pub(super) const GRANT_KEYS: &[Key] = &[key("env", "\"STRIPE_SECRET_KEY\"")];
+pub(super) const LIMITS_KEYS: &[Key] = &[key("per-minute", "600"), key("concurrent", "16"), key("per-session", "10000")];
+
+pub(super) const NAME_RULE: &str = "[tool.billing]: lower-case letters, digits and `._-`, at most 64";
+
+/// Reads one tool. What is wrong in it is reported, and then the whole configuration is refused.
+pub(super) fn read(named: &Named<'_, ToolName>, secrets: &Defined<SecretName, SecretSettings>) -> Option<ToolPolicy> {
+    let title = format!("[tool.{}]", named.name);
+    let section = named.open(title.clone(), &title, KEYS, &[])?;
+    let description = section.text("description").unwrap_or_default().into();
+    let run_as = match section.section("run-as", identity::KEYS, identity::REFUSED) {
+        Some(run_as) => identity::read(&run_as),
+        None => {
+            if !section.has("run-as") {
+                section.missing("run-as");
+            }
+            RunAs::default()
+        }
+    };
+    let grants = grants(&section, secrets);
+    let limits = section.section("limits", LIMITS_KEYS, &[]).map(|section| limits(&section)).unwrap_or_default();
+    let origin = Origin { file: named.doc.file.clone(), line: named.line };
+    Some(ToolPolicy { description, run_as, grants, limits, origin })
+}
+
+fn limits(section: &Section<'_>) -> Limits {
+    let default = Limits::default();
+    Limits {
+        per_minute: section.count32("per-minute", u32::MAX).unwrap_or(default.per_minute),
+        concurrent: section.count32("concurrent", u32::MAX).unwrap_or(default.concurrent),
+        per_session: section.count("per-session", u64::MAX).unwrap_or(default.per_session),
+    }
+}
+
+fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> BTreeMap<SecretName, Rule> {
+    let mut grants = BTreeMap::new();
+    if !tool.has("secrets") {
+        tool.warn(tool.line, format!("{} may have no secret", tool.title), "secrets.\"NAME\" = {}");
+        return grants;
+    }
+    let mut variables: BTreeMap<String, SecretName> = BTreeMap::new();
+    for named in tool.named::<SecretName>("secrets", "secrets.\"stripe/api-key\" = {}") {
+        let known = secrets.names.contains_key(&named.name);
+        if !known && secrets.complete {
+            undefined(tool, &named, secrets);
+        }
+        // The name of a secret that nothing defines may be a credential: it is not repeated.
+        let title =
+            if known { format!("`secrets.\"{}\"` of {}", named.name, tool.title) } else { format!("a grant of {}", tool.title) };
+        let Some(section) = named.open(title, "secrets.\"NAME\" = {}", GRANT_KEYS, &[]) else { continue };
+        let variable = section.text("env").filter(|variable| usable(&section, variable, &named.name, known)).map(String::from);
+        if let Some(variable) = &variable
+            && let Some(other) = variables.insert(variable.clone(), named.name.clone())
+            && known
+        {
+            let why = if secrets.names.contains_key(&other) {
+                format!("is the variable of \"{other}\" too")
+            } else {
+                "is taken".into()
+            };
+            section.reject_for("env", why, format!("env = \"{}\"", suggested(named.name.as_str())));
+        }
+        let origin = Origin { file: named.doc.file.clone(), line: named.line };
+        grants.insert(named.name, Rule { delivery: variable.map_or(Delivery::Rpc, Delivery::Env), origin });
+    }
+    grants
+}
+
+fn usable(grant: &Section<'_>, variable: &str, secret: &SecretName, known: bool) -> bool {
+    let instead = if known { suggested(secret.as_str()) } else { "STRIPE_SECRET_KEY".into() };
+    if !is_variable(variable) {
+        grant.reject_for("env", "is not the name of an environment variable", format!("env = \"{instead}\""));
+    } else if is_reserved_variable(variable) {
+        grant.reject_for("env", "is a variable that decides what programs run or trust", format!("env = \"{instead}\""));
+    }
+    is_variable(variable) && !is_reserved_variable(variable)
+}
+
+fn undefined(tool: &Section<'_>, grant: &Named<'_, SecretName>, secrets: &Defined<SecretName, SecretSettings>) {
+    let instead = match nearest(grant.name.as_str(), secrets.names.keys().map(SecretName::as_str)) {
+        Some(name) => format!("secrets.\"{name}\" = {{}}"),
+        None => "a [secret.\"NAME\"] table for it in valetkey.toml, or the name of one that is there".into(),
+    };
+    tool.error(grant.line, format!("{} is granted a secret that is not defined", tool.title), instead);
+}

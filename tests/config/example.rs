@@ -1,0 +1,76 @@
+//! The shipped example is right, complete and honest about defaults.
+
+use std::path::Path;
+
+use valetkey::{
+    config::{self, DaemonSettings, SecretSettings},
+    limits::Limits,
+    policy::Policy,
+};
+
+use super::{Etc, files};
+
+const EXAMPLE: &str = "examples/etc-valetkey";
+
+#[test]
+fn the_shipped_example_has_no_problem() {
+    let etc = Etc::of(&files(Path::new(EXAMPLE)));
+    assert_eq!(etc.report(), "accepted\n");
+    let config = etc.load().unwrap();
+    assert_eq!(config.daemon, DaemonSettings::default());
+    let kinds: Vec<_> = config.sources.values().map(|source| source.kind()).collect();
+    assert_eq!(kinds, ["environment", "aws-secrets-manager", "sealed-file", "vault", "vault"]);
+    assert_eq!(config.policy.granted().len(), config.secrets.len());
+}
+
+/// The file with each option that is commented out (`#key = value`, no space) put to work.
+fn uncommented(text: &str) -> String {
+    let option =
+        |line: &str| line.strip_prefix('#').filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())).map(String::from);
+    text.lines().map(|line| option(line).unwrap_or_else(|| line.into()) + "\n").collect()
+}
+
+#[test]
+fn options_shown_as_defaults_are_the_defaults() {
+    let all: Vec<_> = files(Path::new(EXAMPLE)).into_iter().map(|(name, text)| (name, uncommented(&text))).collect();
+    let etc = Etc::of(&all);
+    // Of the options without a default, this one is the only one with something to say.
+    let report = etc.report();
+    let (warnings, end) = (report.matches("warning").count(), report.lines().last());
+    assert_eq!((warnings, end), (1, Some("accepted")), "{report}");
+    assert!(report.contains("keeps `admin-group` out"), "{report}");
+
+    let (shown, plain) = (etc.load().unwrap(), Etc::of(&files(Path::new(EXAMPLE))).load().unwrap());
+    let daemon = DaemonSettings { run_dir: None, tools_socket: None, admin_socket: None, admin_group: None, ..shown.daemon };
+    assert_eq!(daemon, DaemonSettings::default());
+    let limits = |policy: &Policy| policy.tool("billing").unwrap().limits;
+    assert_eq!(limits(&shown.policy), Limits::default());
+    assert_eq!(limits(&plain.policy), Limits::default());
+    // Lines shift between the two files in nothing but comments.
+    let secrets = |config: &config::Config| -> Vec<SecretSettings> {
+        let strip = |secret: &SecretSettings| SecretSettings {
+            origin: plain.secrets.values().next().unwrap().origin.clone(),
+            ..secret.clone()
+        };
+        config.secrets.values().map(strip).collect()
+    };
+    assert_eq!(secrets(&shown), secrets(&plain));
+}
+
+#[test]
+fn every_key_is_in_the_example() {
+    let text: String = files(Path::new(EXAMPLE)).into_iter().map(|(_, text)| text).collect();
+    for (table, keys) in config::keys() {
+        for key in keys {
+            let shown = match table {
+                "" => text.contains(&format!("[{}.", key.name)) || text.contains(&format!("[{}]", key.name)),
+                _ => {
+                    text.contains(&format!("{} = ", key.name))
+                        || text.contains(&format!("{}.\"", key.name))
+                        || text.contains(&format!(".{}]", key.name))
+                }
+            };
+            assert!(shown, "`{}` of [{table}] is not in {EXAMPLE}", key.name);
+        }
+    }
+}

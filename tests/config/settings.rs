@@ -1,0 +1,78 @@
+//! What is read is what was written.
+
+use std::{path::Path, time::Duration};
+
+use valetkey::{
+    config::{FileRef, LogFormat, MemoryProtection, Privilege, RoleId, SourceSettings, VaultAuth},
+    limits::Limits,
+    policy::Delivery,
+};
+
+use super::{Etc, MAIN, TOOL, files, good};
+
+#[test]
+fn the_example_reads_as_it_is_written() {
+    let config = Etc::of(&files(Path::new("examples/etc-valetkey"))).load().unwrap();
+
+    let SourceSettings::Vault(vault) = &config.sources["vault"] else { panic!() };
+    assert_eq!((vault.address.as_str(), vault.mount.as_str(), vault.kv_version), ("https://vault.example.com:8200", "secret", 2));
+    assert_eq!(vault.auth, VaultAuth::TokenFile(FileRef::Credential("vault-token".into())));
+    let SourceSettings::Vault(vault) = &config.sources["vault-approle"] else { panic!() };
+    let secret_id = FileRef::Credential("vault-secret-id".into());
+    assert_eq!(vault.auth, VaultAuth::AppRole { role_id: RoleId::Inline("valetkey".into()), secret_id, mount: "approle".into() });
+    let SourceSettings::SealedFile(sealed) = &config.sources["sealed"] else { panic!() };
+    assert_eq!(sealed.file, FileRef::Path("/etc/valetkey/secrets.age".into()));
+
+    let stripe = &config.secrets["stripe/api-key"];
+    assert_eq!(
+        (stripe.source.as_str(), stripe.path.as_str(), stripe.field.as_deref()),
+        ("prod", "prod/mcp/stripe", Some("stripe_secret_key"))
+    );
+    assert_eq!((stripe.required, stripe.environment.as_deref()), (true, Some("prod")));
+    assert_eq!((stripe.reaches[0].system.as_str(), stripe.reaches[0].privilege), ("api.stripe.com", Privilege::Write));
+    assert_eq!(stripe.rotate_every, Some(Duration::from_secs(30 * 86_400)));
+    let mail = &config.secrets["mail/smtp-password"];
+    assert_eq!((mail.path.as_str(), mail.required), ("mail/smtp-password", false));
+
+    let billing = config.policy.tool("billing").unwrap();
+    assert_eq!(billing.run_as.unit.as_deref(), Some("mcp-billing.service"));
+    assert_eq!(billing.grants["stripe/api-key"].delivery, Delivery::Env("STRIPE_SECRET_KEY".into()));
+    assert_eq!(billing.grants["mail/smtp-password"].delivery, Delivery::Rpc);
+    let reports = config.policy.tool("reports").unwrap();
+    assert_eq!(reports.limits, Limits { per_minute: 60, concurrent: 2, ..Limits::default() });
+}
+
+#[test]
+fn daemon_settings() {
+    let etc = good();
+    let daemon = "[daemon]\nadmin-group = \"root\"\nlog-format = \"json\"\nlog-level = \"debug\"\nmax-connections = 8\n\
+                  drain-timeout = \"2m\"\nmemory-protection = \"required-locked\"\nrun-dir = \"/run/x\"\n";
+    etc.write("valetkey.toml", format!("{daemon}{MAIN}"));
+    assert_eq!(etc.report(), "accepted\n");
+    let daemon = etc.load().unwrap().daemon;
+    assert_eq!(daemon.admin_socket_mode, 0o660, "a group without access would be of no use");
+    assert_eq!(daemon.admin_group.unwrap().id, 0);
+    assert_eq!((daemon.log_format, daemon.log_level), (LogFormat::Json, tracing::Level::DEBUG));
+    assert_eq!((daemon.max_connections, daemon.max_connections_per_peer), (8, 8));
+    assert_eq!((daemon.drain_timeout, daemon.memory_protection), (Duration::from_secs(120), MemoryProtection::RequiredLocked));
+    assert_eq!(daemon.run_dir.as_deref(), Some(Path::new("/run/x")));
+}
+
+/// systemd's range for DynamicUser= begins and ends where we say.
+#[test]
+fn numbers_that_are_given_again() {
+    for (uid, accepted) in [
+        (61183, true),
+        (61184, false),
+        (65519, false),
+        (65520, true),
+        (65534, false),
+        (65535, false),
+        (u32::MAX, false),
+        (0, true),
+    ] {
+        let etc = good();
+        etc.write("tools.d/a.toml", TOOL.replace("unit = \"a.service\"", &format!("user = {uid}")));
+        assert_eq!(etc.load().is_ok(), accepted, "{uid}: {}", etc.report());
+    }
+}
