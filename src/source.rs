@@ -1,6 +1,19 @@
 //! Places secrets come from. A new kind of store is one file beside the others here: it implements [`Source`], and
 //! `config` gets a constructor for it.
 
+#[cfg(feature = "daemon")]
+pub mod aws_secrets_manager;
+#[cfg(feature = "daemon")]
+pub mod environment;
+#[cfg(feature = "daemon")]
+mod field;
+#[cfg(feature = "daemon")]
+mod key_file;
+#[cfg(feature = "daemon")]
+pub mod sealed_file;
+#[cfg(feature = "daemon")]
+pub mod vault;
+
 use std::{fmt, future::Future, pin::Pin};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -34,6 +47,13 @@ pub struct SourceError {
     pub cause: Cause,
     /// For people: what the source said, without anything that came out of a secret, and what to do.
     pub detail: String,
+}
+
+impl SourceError {
+    /// Words for people, with the kind of failure they tell of.
+    pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
+        Self { cause, detail: detail.into() }
+    }
 }
 
 /// Kinds of failure. *Refused* and *unreachable* are different events: the first says something about the secret.

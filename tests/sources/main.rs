@@ -1,0 +1,54 @@
+//! The sources against the real servers they are for. Everything that a source says about a failure is searched for values and tokens:
+//! all of them start with `marker`.
+#![cfg(feature = "daemon")]
+
+mod aws;
+mod environment;
+mod sealed_file;
+#[path = "../support/servers.rs"]
+mod servers;
+mod vault;
+
+use std::collections::HashMap;
+
+use valetkey::source::{Cause, Fetched, Source, SourceError, Wanted};
+
+fn wanted(secret: &str, path: &str, field: Option<&str>) -> Wanted {
+    Wanted { secret: secret.parse().unwrap(), path: path.into(), field: field.map(str::to_owned) }
+}
+
+type Outcomes = HashMap<String, Result<Fetched, SourceError>>;
+
+/// Fetches, and checks what holds for every fetch: one outcome for each wanted secret, and no value in any words.
+async fn fetch(source: &dyn Source, wanted: &[Wanted]) -> Outcomes {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    source.fetch(wanted, sender).await;
+    let mut outcomes = HashMap::new();
+    while let Some((name, outcome)) = receiver.recv().await {
+        let words = format!("{outcome:?} {}", outcome.as_ref().err().map(ToString::to_string).unwrap_or_default());
+        assert!(!words.contains("marker"), "an outcome shows a value or a token: {words}");
+        assert!(outcomes.insert(name.to_string(), outcome).is_none(), "two outcomes for {name}");
+    }
+    let mut names: Vec<_> = wanted.iter().map(|wanted| wanted.secret.to_string()).collect();
+    names.sort();
+    let mut answered: Vec<_> = outcomes.keys().cloned().collect();
+    answered.sort();
+    assert_eq!(answered, names);
+    outcomes
+}
+
+async fn fetch_one(source: &dyn Source, path: &str, field: Option<&str>) -> Result<Fetched, SourceError> {
+    fetch(source, &[wanted("it", path, field)]).await.remove("it").unwrap()
+}
+
+#[track_caller]
+fn assert_value(outcome: &Result<Fetched, SourceError>, value: &[u8]) {
+    let fetched = outcome.as_ref().unwrap_or_else(|error| panic!("{error}"));
+    fetched.value.expose(|bytes| assert!(bytes == value, "another value: {:?}", String::from_utf8_lossy(bytes)));
+}
+
+#[track_caller]
+fn assert_failed(outcome: Result<Fetched, SourceError>, cause: Cause, words: &str) {
+    let error = outcome.map(|_| ()).unwrap_err();
+    assert!(error.cause == cause && error.detail.contains(words), "not {cause} with {words:?}: {error}");
+}

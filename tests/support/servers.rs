@@ -1,0 +1,250 @@
+//! Real servers for the tests: moto (the AWS API) and OpenBao (the Vault API), and listeners of our own that look at what goes by.
+//! `tests/setup/python` installs the two; they are found in `VALETKEY_TEST_PYTHON`, or else where it puts them.
+#![allow(dead_code, reason = "each test binary uses some of it")]
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A server process, killed at its drop and at the end of this one.
+pub struct Server {
+    child: Child,
+    pub port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Starts a server on a free port and waits until `ready` answers with 200. `command` gets the port.
+    fn start(command: impl Fn(u16) -> Command, ready: &str) -> Self {
+        for _ in 0..5 {
+            let port = free_port();
+            let mut server = Self { child: spawn(command(port)), port };
+            let deadline = Instant::now() + Duration::from_secs(60);
+            // A server that ends at once found its port taken meanwhile.
+            while server.child.try_wait().unwrap().is_none() {
+                if matches!(http(port, "GET", ready, &[], ""), Ok((200, _))) {
+                    return server;
+                }
+                assert!(Instant::now() < deadline, "a server is not ready after a minute");
+                thread::sleep(Duration::from_millis(50));
+            }
+        }
+        panic!("a server does not start");
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// One call with the root token. The answer's status and body.
+    pub fn vault(&self, method: &str, path: &str, body: &str) -> (u16, String) {
+        self.vault_in("", method, path, body)
+    }
+
+    /// The same in a namespace.
+    pub fn vault_in(&self, namespace: &str, method: &str, path: &str, body: &str) -> (u16, String) {
+        let headers = [("X-Vault-Token", ROOT_TOKEN), ("X-Vault-Namespace", namespace)];
+        let (status, answer) = http(self.port, method, &format!("/v1/{path}"), &headers, body).unwrap();
+        assert!(status < 300, "{method} {path}: {status} {answer}");
+        (status, answer)
+    }
+}
+
+/// The token of every OpenBao that is started here.
+pub const ROOT_TOKEN: &str = "marker-root-token";
+
+/// The AWS API, shared by the tests of one binary: use names of your own.
+pub fn moto() -> &'static Server {
+    static MOTO: OnceLock<Server> = OnceLock::new();
+    MOTO.get_or_init(|| start_moto(None))
+}
+
+/// An AWS API that enforces IAM policies and signatures after this many calls.
+pub fn start_moto(calls_without_policies: Option<u32>) -> Server {
+    let command = |port: u16| {
+        let mut command = Command::new(python().join("bin/moto_server"));
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.envs(calls_without_policies.map(|calls| ("INITIAL_NO_AUTH_ACTION_COUNT", calls.to_string())));
+        command
+    };
+    Server::start(command, "/moto-api/data.json")
+}
+
+/// The Vault API with version 2 of the key-value engine at `secret`, shared by the tests of one binary: use paths of your own.
+pub fn openbao() -> &'static Server {
+    static OPENBAO: OnceLock<Server> = OnceLock::new();
+    OPENBAO.get_or_init(start_openbao)
+}
+
+/// An OpenBao for one test alone.
+pub fn start_openbao() -> Server {
+    let command = |port: u16| {
+        let mut command = Command::new(python().join("bin/bao"));
+        command.args(["server", "-dev", "-dev-no-store-token", &format!("-dev-root-token-id={ROOT_TOKEN}")]);
+        command.arg(format!("-dev-listen-address=127.0.0.1:{port}"));
+        command
+    };
+    Server::start(command, "/v1/sys/health")
+}
+
+/// An OpenBao that speaks TLS, and the file of the authority that vouches for it. It is ready when it takes connections.
+pub fn start_openbao_tls(folder: &Path) -> (Server, PathBuf) {
+    let port = free_port();
+    let mut command = Command::new(python().join("bin/bao"));
+    command.args(["server", "-dev-tls", "-dev-no-store-token", &format!("-dev-root-token-id={ROOT_TOKEN}")]);
+    command.arg(format!("-dev-listen-address=127.0.0.1:{port}"));
+    command.arg(format!("-dev-tls-cert-dir={}", folder.display()));
+    let server = Server { child: spawn(command), port };
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "a server is not ready after a minute");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let authority = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let authority = authority.into_iter().find(|path| path.to_string_lossy().ends_with("ca.pem")).expect("no authority's certificate");
+    (server, authority)
+}
+
+fn python() -> PathBuf {
+    let cache = || std::env::var_os("VALETKEY_TEST_CACHE").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"), PathBuf::from);
+    let venv = std::env::var_os("VALETKEY_TEST_PYTHON").map_or_else(|| cache().join("python"), PathBuf::from);
+    assert!(venv.join("bin/bao").exists(), "the test servers are not installed in {}: run tests/setup/python", venv.display());
+    venv
+}
+
+/// A port that is free now, and the next one too, which OpenBao takes for its cluster.
+pub fn free_port() -> u16 {
+    loop {
+        let first = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = first.local_addr().unwrap().port();
+        if port < u16::MAX && TcpListener::bind(("127.0.0.1", port + 1)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// Starts a process that ends with this one, even if this one is killed. The kernel ties it to the thread that starts it, so that is one
+/// that never ends.
+fn spawn(mut command: Command) -> Child {
+    let (answer, started) = mpsc::channel();
+    thread::spawn(move || {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // SAFETY: prctl(2) is a plain system call, and async-signal-safe.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        answer.send(command.spawn()).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    started.recv().unwrap().expect("a test server cannot be started")
+}
+
+/// A call of the plainest kind.
+pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut request = format!("{method} {path} HTTP/1.0\r\nHost: 127.0.0.1:{port}\r\nContent-Length: {}\r\n", body.len());
+    for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
+        request += &format!("{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{request}\r\n{body}").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    let answer = String::from_utf8_lossy(&answer);
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    Ok((status, body.to_owned()))
+}
+
+/// Everything that was sent to a listener, and how many connections were made and are open still.
+#[derive(Default)]
+pub struct Seen {
+    pub bytes: Vec<u8>,
+    pub connections: usize,
+    pub open: usize,
+}
+
+impl Seen {
+    /// How often a text was sent.
+    pub fn count(&self, text: &str) -> usize {
+        self.bytes.windows(text.len()).filter(|window| window.eq_ignore_ascii_case(text.as_bytes())).count()
+    }
+}
+
+/// A listener that gives everyone the same answer.
+pub fn listener(answer: &str) -> (u16, Arc<Mutex<Seen>>) {
+    let answer = answer.to_owned();
+    listen(move |mut client, seen| {
+        let mut request = Vec::new();
+        let mut chunk = [0; 4096];
+        while !request.windows(4).any(|window| window == b"\r\n\r\n") {
+            match client.read(&mut chunk) {
+                Ok(read) if read > 0 => request.extend_from_slice(&chunk[..read]),
+                _ => break,
+            }
+        }
+        seen.lock().unwrap().bytes.extend(request);
+        let _ = client.write_all(answer.as_bytes());
+    })
+}
+
+/// A listener that hands everything on to a server on this host, and remembers it.
+pub fn proxy(upstream: u16) -> (u16, Arc<Mutex<Seen>>) {
+    listen(move |mut client, seen| {
+        let mut server = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
+        let (mut back, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        let answers = thread::spawn(move || {
+            let _ = std::io::copy(&mut back, &mut to_client);
+            let _ = to_client.shutdown(std::net::Shutdown::Both);
+        });
+        let mut chunk = [0; 16384];
+        while let Ok(read @ 1..) = client.read(&mut chunk) {
+            seen.lock().unwrap().bytes.extend_from_slice(&chunk[..read]);
+            if server.write_all(&chunk[..read]).is_err() {
+                break;
+            }
+        }
+        let _ = server.shutdown(std::net::Shutdown::Both);
+        let _ = answers.join();
+    })
+}
+
+fn listen(serve: impl Fn(TcpStream, &Mutex<Seen>) + Send + Sync + 'static) -> (u16, Arc<Mutex<Seen>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let (all, serve) = (seen.clone(), Arc::new(serve));
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let (seen, serve) = (all.clone(), serve.clone());
+            thread::spawn(move || {
+                {
+                    let mut seen = seen.lock().unwrap();
+                    seen.connections += 1;
+                    seen.open += 1;
+                }
+                serve(client.unwrap(), &seen);
+                seen.lock().unwrap().open -= 1;
+            });
+        }
+    });
+    (port, seen)
+}
