@@ -11,6 +11,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(protos, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     tonic_prost_build::configure()
+        .server_mod_attribute(".", "#[cfg(feature = \"daemon\")]")
         .skip_debug(VALUE_MESSAGES.map(|m| format!(".{m}")).iter().chain([&".valetkey.v1.SessionResponse.response".to_owned()]))
         .file_descriptor_set_path(out.join("valetkey.v1.descriptors"))
         .compile_fds(descriptors.clone())?;

@@ -77,3 +77,18 @@ impl std::str::FromStr for Sha256 {
         Ok(Self(digest))
     }
 }
+
+/// Someone who can say at any moment whether the caller is still who it was when it connected. What is long-lived is checked
+/// again at each hand-out, not at accept alone.
+pub trait Witness: Send + Sync {
+    /// Who the caller was found to be.
+    fn peer(&self) -> &Peer;
+
+    /// Asks the kernel again.
+    fn recheck(&self) -> Result<(), Changed>;
+}
+
+/// The caller is no longer who it was. In the operator's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the caller changed since it connected: {0}")]
+pub struct Changed(pub String);

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Every tool, and the secrets each may have.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Policy {
     tools: BTreeMap<ToolName, ToolPolicy>,
     /// Every secret that configuration names, so that an operator can be told "not granted" from "no such secret".

@@ -33,7 +33,7 @@ use arena::{Arena, Slot};
 pub use arena::{ProtectionReport, Settings, Unprotected};
 pub use harden::harden_process;
 pub use pages::Protection;
-pub use wipe::WipingAllocator;
+pub use wipe::{WipingAllocator, wipe_bytes};
 
 /// Bytes that are wiped when dropped and that nothing can print, copy or compare by accident.
 ///

@@ -1,6 +1,6 @@
 //! `[secret."NAME"]`: which secrets there are, where each comes from and what it opens.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{
     Defined,
@@ -47,6 +47,17 @@ pub enum Privilege {
     Read,
     Write,
     Admin,
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let privilege = match self.privilege {
+            Privilege::Read => "read",
+            Privilege::Write => "write",
+            Privilege::Admin => "admin",
+        };
+        write!(f, "{} ({privilege})", self.system)
+    }
 }
 
 pub(super) const KEYS: &[Key] = &[

@@ -65,6 +65,12 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for WipingAllocator<A> {
     }
 }
 
+/// Wipes bytes that are about to be freed or used for something else.
+pub fn wipe_bytes(bytes: &mut [u8]) {
+    // SAFETY: the slice is ours alone for as long as the call runs, and zeros are valid bytes.
+    unsafe { wipe(bytes.as_mut_ptr(), bytes.len()) };
+}
+
 /// Writes zeros that the compiler may not leave out, although nothing reads them.
 ///
 /// # Safety

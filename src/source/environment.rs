@@ -20,12 +20,13 @@ pub struct Environment {
 
 impl Environment {
     /// Holds the captured values. Does not look at the process environment.
-    pub fn new(settings: Settings) -> Result<Self, SourceError> {
-        Ok(Self { values: settings.values })
+    pub fn new(settings: Settings) -> Self {
+        Self { values: settings.values }
     }
 
     fn read(&self, wanted: &Wanted) -> Result<Fetched, SourceError> {
-        let missing = || SourceError::new(Cause::NotFound, format!("the daemon was started without ${} in its environment", wanted.path));
+        let missing =
+            || SourceError::new(Cause::NotFound, format!("the daemon was started without ${} in its environment", wanted.path));
         let value = self.values.get(&wanted.path).ok_or_else(missing)?;
         Ok(Fetched { value: value.expose(|bytes| field::pick(bytes, wanted.field.as_deref()))?, version: Version::from(1) })
     }

@@ -114,12 +114,14 @@ pub fn start_openbao_tls(folder: &Path) -> (Server, PathBuf) {
         thread::sleep(Duration::from_millis(50));
     }
     let authority = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let authority = authority.into_iter().find(|path| path.to_string_lossy().ends_with("ca.pem")).expect("no authority's certificate");
+    let authority =
+        authority.into_iter().find(|path| path.to_string_lossy().ends_with("ca.pem")).expect("no authority's certificate");
     (server, authority)
 }
 
 fn python() -> PathBuf {
-    let cache = || std::env::var_os("VALETKEY_TEST_CACHE").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"), PathBuf::from);
+    let cache =
+        || std::env::var_os("VALETKEY_TEST_CACHE").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"), PathBuf::from);
     let venv = std::env::var_os("VALETKEY_TEST_PYTHON").map_or_else(|| cache().join("python"), PathBuf::from);
     assert!(venv.join("bin/bao").exists(), "the test servers are not installed in {}: run tests/setup/python", venv.display());
     venv

@@ -1,0 +1,175 @@
+//! The `valetkey` command: one file for each of its commands.
+//!
+//! Every listing takes `--json`. Exit codes: 0 ok, 1 failed, 2 usage, 3 denied or found, 4 the broker cannot be reached. An error is
+//! one line that says what happened and one that says what to do.
+
+mod check;
+mod demo;
+mod doctor;
+mod explain;
+mod get;
+mod listings;
+mod operate;
+mod remote;
+mod seal;
+mod table;
+
+use std::{
+    path::PathBuf,
+    process::{ExitCode, Termination},
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::daemon;
+
+/// A secrets broker for MCP tool servers: each tool gets only what its scope and your policy both allow.
+#[derive(Debug, Parser)]
+#[command(name = "valetkey", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 denied or found, 4 the broker cannot be reached.\n\n\
+    Examples:\n  valetkey demo                                the whole story on this machine, in seconds\n  \
+    valetkey check --config ./valetkey.toml      every mistake in a configuration\n  \
+    valetkey explain billing stripe/api-key      which line of policy allows it, or what is missing\n  \
+    valetkey sessions --json | jq                who holds what now")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole story on this machine: a sealed file, a daemon, a tool, a denial, a map; then clean up
+    Demo(demo::Args),
+    /// Get one secret as a tool, on standard output, for scripts
+    Get(get::Args),
+    /// Show how the daemon is: version, protection, sources, counts
+    Status(listings::Args),
+    /// List the tools of the policy and what each has taken
+    Tools(listings::Args),
+    /// List the secrets in memory, their versions and who holds them; never a value
+    Secrets(listings::Args),
+    /// List the open sessions: which process, which tool, which versions
+    Sessions(listings::Args),
+    /// Validate configuration and policy with the daemon's own loader, offline
+    Check(check::Args),
+    /// Would this tool get this secret? By which line of policy, or what is missing?
+    Explain(explain::Args),
+    /// Make the daemon read configuration and sources again
+    Reload(operate::ReloadArgs),
+    /// End a session, all sessions of a tool, or drop a secret's value from memory
+    Revoke(operate::RevokeArgs),
+    /// Edit a sealed file: init, set, remove, list
+    Seal(seal::SealArgs),
+    /// Print one secret of a sealed file
+    Unseal(seal::UnsealArgs),
+    /// Show what this host gives: memory protection, attestation, limits, sockets, and what to do
+    Doctor(doctor::Args),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  valetkey completions bash > /usr/share/bash-completion/completions/valetkey")]
+    Completions { shell: clap_complete::Shell },
+    /// What `demo` runs as its tool and as its daemon
+    #[command(hide = true)]
+    DemoPart(demo::PartArgs),
+}
+
+/// Why a command failed, and what to do.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    what: String,
+    hint: Option<String>,
+}
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const DENIED: u8 = 3;
+const UNREACHABLE: u8 = 4;
+
+impl Failure {
+    fn new(code: u8, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code, what: what.into(), hint: Some(hint.into()) }
+    }
+
+    /// Fails with this code, when what there is to say has been said.
+    fn silent(code: u8) -> Self {
+        Self { code, what: String::new(), hint: None }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self { code: FAILED, what: error.to_string(), hint: None }
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    // A closed pipe ends a listing quietly, as it does for other commands.
+    // SAFETY: no other thread runs yet, and the default disposition has no handler to be safe in.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    if !matches!(cli.command, Command::DemoPart(_)) {
+        // What it could not do, `doctor` says.
+        let _ = crate::secret::harden_process();
+    }
+    let outcome = match cli.command {
+        Command::DemoPart(args) => return demo::part(args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Status(args) => listings::status(&args),
+        Command::Tools(args) => listings::tools(&args),
+        Command::Secrets(args) => listings::secrets(&args),
+        Command::Sessions(args) => listings::sessions(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Reload(args) => operate::reload(&args),
+        Command::Revoke(args) => operate::revoke(&args),
+        Command::Seal(args) => seal::seal(&args),
+        Command::Unseal(args) => seal::unseal(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "valetkey", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS.report(),
+        Err(Failure { code, what, hint }) => {
+            if !what.is_empty() {
+                eprintln!("valetkey: {what}");
+            }
+            if let Some(hint) = hint {
+                eprintln!("  hint: {hint}");
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// The admin socket's option, shared by every command that asks the daemon.
+#[derive(Debug, clap::Args)]
+struct AdminSocket {
+    /// The daemon's admin socket [default: /run/valetkey/admin.sock, or ~/.local/state/valetkey/run/admin.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl AdminSocket {
+    fn path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| daemon::default_socket("admin.sock"))
+    }
+}
+
+/// Runs one call on a small runtime of its own.
+fn block_on<T>(call: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(call))
+}

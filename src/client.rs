@@ -1,0 +1,119 @@
+//! The client library: a tool's side of the broker.
+//!
+//! ```no_run
+//! # async fn run() -> Result<(), valetkey::client::Error> {
+//! let session = valetkey::client::Client::new().session("billing").secret("stripe/api-key").open().await?;
+//! let key = session.get("stripe/api-key").await?;
+//! key.expose(|bytes| { /* use them here, and do not keep a copy */ });
+//! # Ok(()) }
+//! ```
+//!
+//! The daemon knows from the kernel which process calls, so there is nothing to log in with. What is declared must be what is
+//! needed: asking for a secret that policy does not allow fails the whole session.
+//!
+//! A value is fetched once and then read from this process's own protected memory; the daemon tells the session of new versions,
+//! and the library fetches them before anyone asks. When the daemon restarts, the library connects again by itself.
+//!
+//! Set [`WipingAllocator`](crate::secret::WipingAllocator) as the program's global allocator, and what libraries leave
+//! behind in freed memory is wiped too:
+//!
+//! ```
+//! #[global_allocator]
+//! static WIPING: valetkey::secret::WipingAllocator = valetkey::secret::WipingAllocator::new();
+//! # fn main() {}
+//! ```
+
+mod error;
+mod held;
+mod link;
+mod session;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+pub use error::{Error, Retry};
+pub use held::Secret;
+#[cfg(feature = "cli")]
+pub(crate) use link::connect;
+pub use session::{Change, Changes, Session};
+
+use crate::proto::v1::Open;
+
+/// Where a daemon that runs as a system service listens for tools.
+pub const SYSTEM_SOCKET: &str = "/run/valetkey/tools.sock";
+
+/// Finds the daemon.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Client {
+    /// The daemon of this host: at [`SYSTEM_SOCKET`], or, where there is none, at `~/.local/state/valetkey/run/tools.sock`. No
+    /// environment is needed beyond `HOME`, since MCP clients pass almost none.
+    pub fn new() -> Self {
+        let system = Path::new(SYSTEM_SOCKET);
+        let own = std::env::home_dir().map(|home| home.join(".local/state/valetkey/run/tools.sock"));
+        let own = own.filter(|own| !system.exists() && own.exists());
+        Self::at(own.as_deref().unwrap_or(system))
+    }
+
+    /// The daemon at this socket.
+    pub fn at(socket: impl AsRef<Path>) -> Self {
+        Self { socket: socket.as_ref().to_path_buf(), timeout: Duration::from_secs(10) }
+    }
+
+    /// How long one call may take, with every reconnection inside it. 10 s unless set.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Begins a session as this tool. Name the secrets that it needs, then [`open`](Declaration::open) it.
+    pub fn session(&self, tool: impl Into<String>) -> Declaration {
+        Declaration { client: self.clone(), open: Open { tool: tool.into(), scope: Vec::new(), purpose: String::new() } }
+    }
+}
+
+/// What a session will ask for.
+#[derive(Debug, Clone)]
+pub struct Declaration {
+    client: Client,
+    open: Open,
+}
+
+impl Declaration {
+    /// Adds one secret to the scope.
+    pub fn secret(mut self, name: impl Into<String>) -> Self {
+        self.open.scope.push(name.into());
+        self
+    }
+
+    /// Adds several.
+    pub fn secrets<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.open.scope.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    /// Says why, for the operator's eyes: one line of at most 200 characters, never a value.
+    pub fn purpose(mut self, purpose: impl Into<String>) -> Self {
+        self.open.purpose = purpose.into();
+        self
+    }
+
+    /// Opens the session.
+    ///
+    /// # Errors
+    /// Where the daemon cannot be reached, or refuses: [`Error::retry`] says whether trying again can help.
+    pub async fn open(self) -> Result<Session, Error> {
+        Session::open(&self.client, self.open).await
+    }
+}

@@ -1,0 +1,88 @@
+//! What can go wrong, in words that say what to do.
+
+use std::{path::PathBuf, time::Duration};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::proto::v1::{Failed, Reason};
+
+/// Why a secret cannot be had. No variant carries a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No daemon answers.
+    #[error("no broker answers at {socket}: {detail}; is valetkeyd running? (systemctl status valetkeyd)")]
+    Unreachable { socket: PathBuf, detail: String },
+    /// The daemon did not answer in time.
+    #[error("the broker did not answer within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+    /// Policy does not allow it. `reason` is one of the stable names of `valetkey.v1.Reason`.
+    #[error("denied ({reason}): {message}")]
+    Denied { reason: String, message: String },
+    /// Over a limit.
+    #[error("{message}")]
+    Limited { message: String, retry_after: Option<Duration> },
+    /// It is granted, but there is no value to hand out now.
+    #[error("{message}")]
+    Unavailable { message: String, retry_after: Option<Duration> },
+    /// The session has ended.
+    #[error("the session has ended: {0}")]
+    Ended(String),
+    /// The declaration or the request is malformed.
+    #[error("{0}")]
+    BadRequest(String),
+    /// The answer makes no sense: the daemon is of another version, or something else listens there.
+    #[error("the broker's answer makes no sense: {0}")]
+    BadAnswer(String),
+}
+
+/// Can trying again help?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Not before an operator or this program changes something.
+    Never,
+    /// Yes, after this long.
+    After(Duration),
+}
+
+impl Error {
+    /// Can the same call help later?
+    pub fn retry(&self) -> Retry {
+        const SOON: Duration = Duration::from_secs(1);
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut(_) => Retry::After(SOON),
+            Self::Unavailable { retry_after, .. } => Retry::After(retry_after.unwrap_or(SOON)),
+            Self::Limited { retry_after, .. } => retry_after.map_or(Retry::Never, Retry::After),
+            Self::Denied { .. } | Self::Ended(_) | Self::BadRequest(_) | Self::BadAnswer(_) => Retry::Never,
+        }
+    }
+
+    pub(super) fn from_failed(failed: &Failed) -> Self {
+        let retry_after = failed.retry_after_millis.map(Duration::from_millis);
+        Self::from_reason(failed.reason(), failed.message.clone(), retry_after)
+    }
+
+    fn from_reason(reason: Reason, message: String, retry_after: Option<Duration>) -> Self {
+        match reason {
+            Reason::LimitReached => Self::Limited { message, retry_after },
+            Reason::SecretUnavailable | Reason::ShuttingDown => Self::Unavailable { message, retry_after },
+            Reason::SessionNotOpen => Self::Ended(message),
+            Reason::BadRequest => Self::BadRequest(message),
+            Reason::Unspecified => Self::BadAnswer(message),
+            Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope | Reason::PeerChanged => {
+                let reason = reason.as_str_name().trim_start_matches("REASON_").into();
+                Self::Denied { reason, message }
+            }
+        }
+    }
+
+    /// An error that the daemon sent, or `None` where the connection broke and another may do.
+    pub(super) fn from_status(status: &Status) -> Option<Self> {
+        let info = status.get_details_error_info()?;
+        let reason = Reason::from_str_name(&format!("REASON_{}", info.reason)).unwrap_or_default();
+        let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let broken = reason == Reason::ShuttingDown || status.code() == Code::Cancelled;
+        (!broken).then(|| Self::from_reason(reason, status.message().into(), retry_after))
+    }
+}

@@ -1,0 +1,284 @@
+//! `valetkeyd`: config, build, bind, serve, drain. The only place that knows everything.
+
+mod assemble;
+mod host;
+mod log;
+mod places;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::Parser;
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing::{error, info, warn};
+
+pub use places::{DEFAULT_CONFIG, default_socket};
+
+use crate::{
+    attest::{self, Attestor},
+    broker::{self, Broker},
+    config::{self, Config, MemoryProtection},
+    delivery::{self, Health, Listener, Room, Socket},
+    redact::Redactor,
+    refresh,
+    secret::{self, Protection},
+    source::environment::take_from_environment,
+    store,
+};
+use assemble::Captured;
+use host::{Operations, Parts};
+
+/// The daemon of Valetkey: loads secrets at boot and hands each MCP tool only what its scope and policy both allow
+#[derive(Debug, Parser)]
+#[command(name = "valetkeyd", version, max_term_width = 100)]
+#[command(
+    after_help = "Signals: SIGTERM and SIGINT stop it when every call is done; SIGHUP reads configuration and sources again.\n\n\
+    Example:\n  valetkeyd --config ./valetkey.toml"
+)]
+pub struct Args {
+    /// The main file; a file for each tool may stand in tools.d/ beside it
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn main() -> ExitCode {
+    run(&Args::parse())
+}
+
+/// The story, in order.
+pub fn run(args: &Args) -> ExitCode {
+    let hardening = secret::harden_process();
+    let config = match config::load(&args.config) {
+        Ok(config) => config,
+        Err(problems) => return refuse(&problems),
+    };
+    if let Err(problem) = protect(&config) {
+        return refuse(&[problem]);
+    }
+    // SAFETY: no thread has been started yet, and nobody holds a pointer into the environment.
+    let captured = assemble::capture(&config, |name| unsafe { take_from_environment(name) });
+    let redactor = match Redactor::new() {
+        Ok(redactor) => redactor,
+        Err(error) => return refuse(&[format!("no random numbers to key the log filter with: {error}")]),
+    };
+    log::start(&config.daemon, &redactor);
+    info!(version = env!("CARGO_PKG_VERSION"), config = %args.config.display(), %hardening, "starting");
+    say_what_the_host_lacks(hardening.is_complete());
+    config.problems.iter().for_each(|problem| warn!("{problem}"));
+    match build(config, captured, redactor).and_then(Daemon::serve) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reasons) => {
+            reasons.iter().for_each(|reason| error!("{reason}"));
+            error!("not started: {} reasons above", reasons.len());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refuse(problems: &[impl std::fmt::Display]) -> ExitCode {
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    eprintln!("valetkeyd: not started: {} problems above; `valetkey check` shows them as well", problems.len());
+    ExitCode::FAILURE
+}
+
+/// Maps the memory for values, as good as configuration requires.
+fn protect(config: &Config) -> Result<(), String> {
+    let at_least = match config.daemon.memory_protection {
+        MemoryProtection::RequiredMemfdSecret => Protection::MemfdSecret,
+        MemoryProtection::RequiredLocked => Protection::Locked,
+        MemoryProtection::Best => Protection::Plain,
+    };
+    let settings = secret::Settings { at_least, ..secret::Settings::default() };
+    secret::set_up(settings).map(drop).map_err(|unprotected| format!("memory-protection: {unprotected}"))
+}
+
+fn say_what_the_host_lacks(hardened: bool) {
+    let memory = secret::protection();
+    info!(protection = %memory.kind, locked_bytes = memory.locked_bytes, "memory for values");
+    if let Some(lost) = memory.lost {
+        warn!("{lost}; {}", memory.remedy.unwrap_or("`valetkey doctor` says more"));
+    }
+    if !hardened {
+        warn!("the kernel refused some of the process hardening; `valetkey doctor` says which");
+    }
+}
+
+/// Everything that serves, built and bound.
+struct Daemon {
+    config: Arc<Config>,
+    broker: Arc<Broker>,
+    operations: Arc<Operations>,
+    attestor: Attestor,
+    health: Health,
+    /// Serves tools, on this thread alone: on few cores that is faster than sharing, and hand-outs never wait for a load.
+    tools_plane: Runtime,
+    /// Loads from sources and serves operators.
+    control_plane: Runtime,
+    tools: Listener,
+    admin: Listener,
+}
+
+fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemon, Vec<String>> {
+    let one = |reason: String| vec![reason];
+    let runtime =
+        |mut builder: Builder| builder.enable_all().build().map_err(|error| one(format!("cannot start threads: {error}")));
+    let tools_plane = runtime(Builder::new_current_thread())?;
+    let control_plane = {
+        let mut builder = Builder::new_multi_thread();
+        builder.worker_threads(2).thread_name("valetkeyd-control");
+        runtime(builder)?
+    };
+    let settings = attest::Settings { executable: config.policy.needs_executable(), ..Default::default() };
+    let attestor =
+        Attestor::new(settings).map_err(|refusal| one(format!("callers cannot be attested on this host: {refusal}")))?;
+    info!(method = %attestor.method(), "callers are attested: {}", attestor.method().proves());
+
+    // Bound before the load, so that a second daemon fails at once; served after it, so that nobody is told "not yet".
+    let (tools_socket, admin_socket) = sockets(&config);
+    let (tools, admin) = (bind(&tools_plane, &tools_socket)?, bind(&control_plane, &admin_socket)?);
+
+    let sources = assemble::sources(&config, &captured)?;
+    let plan = assemble::plan(&config, &sources);
+    let (keeper, store) = store::new(redactor);
+    let staged = control_plane.block_on(refresh::load(&plan));
+    if staged.lacks_required() {
+        return Err(staged.failures().iter().map(ToString::to_string).collect());
+    }
+    staged.failures().iter().for_each(|failure| warn!("not required, and not to be had: {failure}"));
+    let last_good = assemble::last_good(&plan, &staged);
+    staged.commit(&keeper, std::time::SystemTime::now());
+
+    let Config { policy, .. } = &config;
+    let settings =
+        broker::Settings { max_sessions: config.daemon.max_sessions as usize, session_lifetime: config.daemon.session_lifetime };
+    let broker = Arc::new(Broker::new(settings, policy.clone(), store));
+    let config = Arc::new(config);
+    let parts = Parts { config: config.clone(), captured, keeper, last_good, method: attestor.method().to_string() };
+    let operations = Arc::new(Operations::new(parts, broker.clone(), control_plane.handle().clone()));
+    Ok(Daemon { config, broker, operations, attestor, health: Health::default(), tools_plane, control_plane, tools, admin })
+}
+
+fn sockets(config: &Config) -> (Socket, Socket) {
+    let daemon = &config.daemon;
+    let run_dir = daemon.run_dir.clone().unwrap_or_else(places::run_dir);
+    let place = |set: &Option<PathBuf>, name: &str| set.clone().unwrap_or_else(|| run_dir.join(name));
+    let group = daemon.admin_group.as_ref().map(|group| group.id);
+    (
+        Socket { path: place(&daemon.tools_socket, "tools.sock"), mode: daemon.tools_socket_mode, group: None },
+        Socket { path: place(&daemon.admin_socket, "admin.sock"), mode: daemon.admin_socket_mode, group },
+    )
+}
+
+fn bind(runtime: &Runtime, socket: &Socket) -> Result<Listener, Vec<String>> {
+    let _inside = runtime.enter();
+    Listener::bind(socket).map_err(|error| vec![format!("cannot listen at {error}")])
+}
+
+impl Daemon {
+    /// Serves until a signal says stop, then drains.
+    fn serve(self) -> Result<(), Vec<String>> {
+        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin } = self;
+        let (stop, stopping) = watch::channel(false);
+        let stopped = |mut stopping: watch::Receiver<bool>| async move { drop(stopping.wait_for(|stop| *stop).await) };
+        let daemon = &config.daemon;
+        let room = Room { connections: daemon.max_connections as usize, per_peer: daemon.max_connections_per_peer as usize };
+        info!(tools = %tools.path().display(), admin = %admin.path().display(), "listening");
+        let admin_serves = control_plane.spawn(delivery::serve_admin(
+            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }),
+            broker.clone(),
+            operations.clone(),
+            health.clone(),
+            stopped(stopping.clone()),
+        ));
+        let tools_serve =
+            delivery::serve_tools(tools.incoming(attestor, room), broker.clone(), health.clone(), stopped(stopping));
+        let drain = daemon.drain_timeout;
+        let ended = tools_plane.block_on(async {
+            let expiring = tokio::spawn(expire(broker.clone()));
+            let orders =
+                tokio::spawn(follow_orders(operations, broker.clone(), health.clone(), stop, control_plane.handle().clone()));
+            health.serving(true).await;
+            notify(&[sd_notify::NotifyState::Ready]);
+            info!("ready");
+            let ended = tokio::select! {
+                served = tools_serve => served.map_err(|error| vec![format!("serving tools failed: {error}")]),
+                () = too_long(&broker, drain) => Ok(()),
+            };
+            expiring.abort();
+            orders.abort();
+            ended
+        });
+        // The operators' side drains in the time that is left; then everything goes, and values with it.
+        let _ = tools_plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), admin_serves).await });
+        control_plane.shutdown_timeout(Duration::from_millis(500));
+        info!("stopped");
+        ended
+    }
+}
+
+/// Resolves when draining has taken longer than it may.
+async fn too_long(broker: &Broker, drain: Duration) {
+    broker.stopped().await;
+    tokio::time::sleep(drain).await;
+    warn!(after_seconds = drain.as_secs_f32(), "calls were still under way when drain-timeout passed");
+}
+
+async fn expire(broker: Arc<Broker>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        every.tick().await;
+        broker.expire();
+    }
+}
+
+/// SIGHUP reloads; SIGTERM and SIGINT stop.
+async fn follow_orders(
+    operations: Arc<Operations>,
+    broker: Arc<Broker>,
+    health: Health,
+    stop: watch::Sender<bool>,
+    control: Handle,
+) {
+    let (Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::hangup()), signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        error!("signals cannot be caught: stop this daemon with SIGKILL");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => {
+                let operations = operations.clone();
+                control.spawn(async move { drop(operations.reload().await) });
+            }
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+    }
+    info!("stopping");
+    notify(&[sd_notify::NotifyState::Stopping]);
+    health.serving(false).await;
+    broker.stop();
+    let _ = stop.send(true);
+}
+
+/// Tells systemd, where it listens.
+fn notify(state: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "systemd asked to be told how it goes, and cannot be");
+    }
+}
+
+/// Does this file exist for the daemon? For hints.
+pub fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}

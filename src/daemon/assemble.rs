@@ -1,0 +1,150 @@
+//! From settings to sources, and to the plan of a load.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use crate::{
+    config::{AwsSettings, Config, FileRef, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings},
+    name::SourceName,
+    refresh::{Plan, Staged},
+    secret::SecretValue,
+    source::{
+        Source, Wanted,
+        aws_secrets_manager::{self, AwsSecretsManager},
+        environment::{self, Environment},
+        sealed_file::{self, Sealed},
+        vault::{self, Vault},
+    },
+};
+
+/// The sources of a configuration, ready to be read.
+pub type Sources = BTreeMap<SourceName, Arc<dyn Source>>;
+
+/// What the daemon took out of its environment at its start. Later loads read from here.
+pub struct Captured {
+    values: Arc<dyn Source>,
+    names: Vec<String>,
+    /// `$CREDENTIALS_DIRECTORY`: where systemd puts what the unit loads.
+    credentials: Option<PathBuf>,
+}
+
+/// Takes every variable that some tool may have, through `take`, which must leave none behind.
+pub fn capture(config: &Config, take: impl Fn(&str) -> Option<SecretValue>) -> Captured {
+    let granted = config.policy.granted();
+    let from_environment = |source: &SourceName| matches!(config.sources.get(source), Some(SourceSettings::Environment));
+    let wanted = config.secrets.iter().filter(|(name, secret)| granted.contains(name) && from_environment(&secret.source));
+    let mut values = HashMap::new();
+    for (_, secret) in wanted {
+        if let Some(value) = take(&secret.path) {
+            values.insert(secret.path.clone(), value);
+        }
+    }
+    let names = values.keys().cloned().collect();
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    Captured { values: Arc::new(Environment::new(environment::Settings { values })), names, credentials }
+}
+
+impl Captured {
+    /// Was this variable there at the start?
+    pub fn has(&self, variable: &str) -> bool {
+        self.names.iter().any(|name| name == variable)
+    }
+
+    fn file(&self, file: &FileRef) -> Result<PathBuf, String> {
+        file.resolve(self.credentials.as_deref()).ok_or_else(|| {
+            "it names a systemd credential, and this daemon was given none: add LoadCredential= to its unit, or give a path"
+                .into()
+        })
+    }
+}
+
+/// Builds every source. Every reason why one cannot be is reported.
+pub fn sources(config: &Config, captured: &Captured) -> Result<Sources, Vec<String>> {
+    let mut sources = Sources::new();
+    let mut reasons = Vec::new();
+    for (name, settings) in &config.sources {
+        match source(settings, captured, config.daemon.load_concurrency as usize) {
+            Ok(source) => _ = sources.insert(name.clone(), source),
+            Err(reason) => reasons.push(format!("source {name}: {reason}")),
+        }
+    }
+    if reasons.is_empty() { Ok(sources) } else { Err(reasons) }
+}
+
+fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) -> Result<Arc<dyn Source>, String> {
+    Ok(match settings {
+        SourceSettings::AwsSecretsManager(AwsSettings { region, endpoint, profile }) => {
+            Arc::new(say(AwsSecretsManager::new(aws_secrets_manager::Settings {
+                region: region.clone(),
+                endpoint: endpoint.clone(),
+                profile: profile.clone(),
+                credentials_file: None,
+                concurrency,
+            }))?)
+        }
+        SourceSettings::Vault(settings) => Arc::new(say(Vault::new(vault_settings(settings, captured, concurrency)?))?),
+        SourceSettings::SealedFile(SealedFileSettings { file, identity_file }) => {
+            let (path, identity_file) = (captured.file(file)?, captured.file(identity_file)?);
+            Arc::new(say(Sealed::new(sealed_file::Settings { path, identity_file }))?)
+        }
+        SourceSettings::Environment => captured.values.clone(),
+    })
+}
+
+fn say<T>(built: Result<T, crate::source::SourceError>) -> Result<T, String> {
+    built.map_err(|error| error.to_string())
+}
+
+fn vault_settings(settings: &VaultSettings, captured: &Captured, concurrency: usize) -> Result<vault::Settings, String> {
+    let login = match &settings.auth {
+        VaultAuth::TokenFile(file) => vault::Login::TokenFile(captured.file(file)?),
+        VaultAuth::AppRole { role_id, secret_id, mount } => vault::Login::AppRole {
+            mount: mount.clone(),
+            role_id: match role_id {
+                RoleId::Inline(id) => id.clone(),
+                RoleId::File(file) => read_line(&captured.file(file)?)?,
+            },
+            secret_id_file: captured.file(secret_id)?,
+        },
+    };
+    Ok(vault::Settings {
+        address: settings.address.clone(),
+        namespace: settings.namespace.clone(),
+        login,
+        mount: settings.mount.clone(),
+        engine: if settings.kv_version == 1 { vault::Engine::V1 } else { vault::Engine::V2 },
+        ca_file: settings.ca_file.as_ref().map(|file| captured.file(file)).transpose()?,
+        concurrency,
+    })
+}
+
+/// A role id is a name, not a credential: it may be read once and kept.
+fn read_line(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Only secrets that some tool may use are loaded: the daemon practises least privilege too.
+pub fn plan(config: &Config, sources: &Sources) -> Plan {
+    let mut plan = Plan { timeout: config.daemon.load_timeout, ..Plan::default() };
+    for name in config.policy.granted() {
+        let Some(secret) = config.secrets.get(name) else { continue };
+        let Some(source) = sources.get(&secret.source) else { continue };
+        let wanted = Wanted { secret: name.clone(), path: secret.path.clone(), field: secret.field.clone() };
+        plan.sources.entry(secret.source.clone()).or_insert_with(|| (source.clone(), Vec::new())).1.push(wanted);
+        if secret.required {
+            plan.required.insert(name.clone());
+        }
+    }
+    plan
+}
+
+/// The sources that gave everything that was wanted of them.
+pub fn last_good(plan: &Plan, staged: &Staged) -> BTreeMap<SourceName, SystemTime> {
+    let failed = |name: &SourceName| staged.failures().iter().any(|failure| failure.source == *name);
+    plan.sources.keys().filter(|name| !failed(name)).map(|name| (name.clone(), SystemTime::now())).collect()
+}

@@ -1,0 +1,27 @@
+//! Fixed paths: MCP clients pass almost no environment to a server, so a path that must be told is a path that gets lost.
+
+use std::{os::unix::fs::MetadataExt, path::PathBuf};
+
+/// Where configuration is unless `--config` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/valetkey/valetkey.toml";
+
+const SYSTEM_RUN_DIR: &str = "/run/valetkey";
+const OWN_RUN_DIR: &str = ".local/state/valetkey/run";
+
+/// Where the daemon puts its sockets: `/run/valetkey` where that may be, the user's own state directory otherwise.
+pub fn run_dir() -> PathBuf {
+    let euid = rustix::process::geteuid().as_raw();
+    let ours = std::fs::metadata(SYSTEM_RUN_DIR).is_ok_and(|found| found.uid() == euid);
+    if euid == 0 || ours { SYSTEM_RUN_DIR.into() } else { own_run_dir().unwrap_or_else(|| SYSTEM_RUN_DIR.into()) }
+}
+
+/// Where a command looks for one of the daemon's sockets: the system's, or the user's own where there is no other.
+pub fn default_socket(name: &str) -> PathBuf {
+    let system = PathBuf::from(SYSTEM_RUN_DIR).join(name);
+    let own = own_run_dir().map(|dir| dir.join(name));
+    own.filter(|own| !system.exists() && own.exists()).unwrap_or(system)
+}
+
+fn own_run_dir() -> Option<PathBuf> {
+    std::env::home_dir().map(|home| home.join(OWN_RUN_DIR))
+}

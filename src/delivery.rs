@@ -1,0 +1,14 @@
+//! The gRPC services: `Broker` on the tools socket, `Admin` on the admin socket. Use cases are `broker`'s; what stands here is
+//! how they travel. The one place that makes a `tonic::Status`.
+
+mod admin;
+mod frame;
+mod listener;
+mod serve;
+mod status;
+mod stream;
+mod tools;
+
+pub use admin::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts};
+pub use listener::{BindError, Listener, Room, Socket};
+pub use serve::{Health, serve_admin, serve_tools};

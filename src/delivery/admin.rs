@@ -1,0 +1,252 @@
+//! The `Admin` service: what operators see and do. No answer carries a value: nothing here can read one.
+
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::SystemTime};
+
+use tonic::{Request, Response, Status};
+use tracing::info;
+
+use crate::{
+    attest::Caller,
+    broker::Broker,
+    name::{SecretName, SourceName, ToolName},
+    proto::v1::{self, admin_server},
+    session::{End, Form, Session},
+    store::Absent,
+};
+
+pub const NAME: &str = admin_server::SERVICE_NAME;
+
+/// What the service asks of the daemon that hosts it: everything that configuration knows, and the power to reload.
+pub trait Host: Send + Sync {
+    /// May this user run admin calls? The socket's mode has let the caller in; this is the second look.
+    fn may_operate(&self, uid: u32, groups: &[u32]) -> bool;
+    fn status(&self) -> HostStatus;
+    fn sources(&self) -> BTreeMap<SourceName, SourceFacts>;
+    fn secret(&self, name: &SecretName) -> SecretFacts;
+    fn explain(&self, tool: &str, secret: &str) -> Explanation;
+    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Vec<String>>> + Send + '_>>;
+    /// Drops a value from memory. `false`: there is no such secret.
+    fn revoke_secret(&self, name: &str) -> bool;
+}
+
+/// Facts about the daemon itself.
+#[derive(Debug, Clone)]
+pub struct HostStatus {
+    pub started: SystemTime,
+    pub configured: SystemTime,
+    pub config: String,
+    pub memory_protection: String,
+    pub memory_protection_lost: String,
+    pub arena_locked_bytes: u64,
+    pub arena_used_bytes: u64,
+    pub attestation: String,
+    pub reload_error: String,
+}
+
+/// Facts about a source.
+#[derive(Debug, Clone)]
+pub struct SourceFacts {
+    pub kind: &'static str,
+    pub last_good: Option<SystemTime>,
+}
+
+/// What configuration says of a secret.
+#[derive(Debug, Clone, Default)]
+pub struct SecretFacts {
+    pub path: String,
+    pub environment: String,
+    pub reaches: Vec<String>,
+}
+
+/// Would a tool get a secret, and why.
+#[derive(Debug, Clone)]
+pub struct Explanation {
+    pub allowed: bool,
+    pub verdict: String,
+    pub origin: String,
+    pub run_as: Vec<String>,
+    pub missing: String,
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, Default)]
+pub struct Reloaded {
+    pub changes: Vec<String>,
+    pub sessions_ended: usize,
+}
+
+/// The service.
+pub struct AdminService {
+    broker: Arc<Broker>,
+    host: Arc<dyn Host>,
+}
+
+impl AdminService {
+    pub fn new(broker: Arc<Broker>, host: Arc<dyn Host>) -> Self {
+        Self { broker, host }
+    }
+
+    /// Who asks, if they may.
+    fn operator<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Status> {
+        let caller = request.extensions().get::<Arc<Caller>>().cloned();
+        let caller = caller.ok_or_else(|| Status::internal("this connection carries no attested caller"))?;
+        let peer = caller.peer();
+        caller.recheck().map_err(|changed| Status::unauthenticated(changed.to_string()))?;
+        if self.host.may_operate(peer.uid, &[&[peer.gid], &*peer.groups].concat()) {
+            return Ok(caller);
+        }
+        Err(Status::permission_denied(
+            "admin calls are for root, the daemon's own user and the `admin-group`: run as one of them",
+        ))
+    }
+
+    fn tool(&self, name: &ToolName, tool: &crate::policy::ToolPolicy) -> v1::Tool {
+        let tally = self.broker.tally(name);
+        v1::Tool {
+            name: name.to_string(),
+            description: tool.description.clone(),
+            run_as: tool.run_as.describe(),
+            secrets: tool.grants.keys().map(ToString::to_string).collect(),
+            sessions: self.broker.sessions().count_of(name) as u64,
+            handouts: tally.handouts.load(Relaxed),
+            denials: tally.denials.load(Relaxed),
+            origin: tool.origin.to_string(),
+        }
+    }
+}
+
+fn session(session: &Session) -> v1::SessionInfo {
+    let peer = &session.peer;
+    let (unit, invocation) =
+        peer.unit.as_ref().map_or_else(Default::default, |unit| (unit.name.clone(), unit.invocation.clone().unwrap_or_default()));
+    let held = session.held().into_iter();
+    v1::SessionInfo {
+        session: session.id.to_string(),
+        tool: session.tool().to_string(),
+        pid: peer.process.pid,
+        uid: peer.uid,
+        unit,
+        invocation,
+        opened: Some(session.opened.into()),
+        purpose: session.purpose.clone(),
+        scope: session.scope.secrets().map(ToString::to_string).collect(),
+        held: held.map(|(name, version)| v1::VersionedSecret { name: name.to_string(), version: version.to_string() }).collect(),
+        handouts: session.handouts.load(Relaxed),
+        form: if session.form() == Form::Stream { "stream" } else { "unary" }.into(),
+    }
+}
+
+#[tonic::async_trait]
+impl admin_server::Admin for AdminService {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
+        self.operator(&request)?;
+        let host = self.host.status();
+        let listing = self.broker.store().listing();
+        let held_from =
+            |name: &SourceName| listing.values().filter(|(source, entry)| source == name && entry.is_ok()).count() as u64;
+        let sources = self.host.sources().into_iter().map(|(name, facts)| v1::SourceStatus {
+            secrets: held_from(&name),
+            name: name.to_string(),
+            kind: facts.kind.into(),
+            last_good: facts.last_good.map(Into::into),
+        });
+        let (handouts, denials) = self.broker.totals();
+        Ok(Response::new(v1::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            started: Some(host.started.into()),
+            configured: Some(host.configured.into()),
+            config: host.config,
+            memory_protection: host.memory_protection,
+            memory_protection_lost: host.memory_protection_lost,
+            arena_locked_bytes: host.arena_locked_bytes,
+            arena_used_bytes: host.arena_used_bytes,
+            attestation: host.attestation,
+            sources: sources.collect(),
+            tools: self.broker.policy().tools().count() as u64,
+            secrets: listing.values().filter(|(_, entry)| entry.is_ok()).count() as u64,
+            sessions: self.broker.sessions().count() as u64,
+            handouts,
+            denials,
+            reload_error: host.reload_error,
+        }))
+    }
+
+    async fn list_tools(&self, request: Request<v1::ListToolsRequest>) -> Result<Response<v1::ListToolsResponse>, Status> {
+        self.operator(&request)?;
+        let tools = self.broker.policy().tools().map(|(name, tool)| self.tool(name, tool)).collect();
+        Ok(Response::new(v1::ListToolsResponse { tools }))
+    }
+
+    async fn list_secrets(&self, request: Request<v1::ListSecretsRequest>) -> Result<Response<v1::ListSecretsResponse>, Status> {
+        self.operator(&request)?;
+        let (policy, sessions) = (self.broker.policy(), self.broker.sessions().list());
+        let secrets = self.broker.store().listing().into_iter().map(|(name, (source, entry))| {
+            let facts = self.host.secret(&name);
+            let may = policy.tools().filter(|(_, tool)| tool.grants.contains_key(&name));
+            v1::SecretInfo {
+                source: source.to_string(),
+                path: facts.path,
+                version: entry.as_ref().map(|(version, _)| version.to_string()).unwrap_or_default(),
+                environment: facts.environment,
+                reaches: facts.reaches,
+                loaded: entry.as_ref().ok().map(|(_, loaded)| (*loaded).into()),
+                state: match &entry {
+                    Ok(_) => "held",
+                    Err(Absent::Revoked) => "revoked",
+                    Err(_) => "missing",
+                }
+                .into(),
+                tools: may.map(|(tool, _)| tool.to_string()).collect(),
+                holders: sessions.iter().filter(|session| session.is_holder(name.as_str())).count() as u64,
+                name: name.to_string(),
+            }
+        });
+        Ok(Response::new(v1::ListSecretsResponse { secrets: secrets.collect() }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsResponse>, Status> {
+        self.operator(&request)?;
+        let sessions = self.broker.sessions().list().iter().map(|one| session(one)).collect();
+        Ok(Response::new(v1::ListSessionsResponse { sessions }))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        self.operator(&request)?;
+        let v1::ExplainRequest { tool, secret } = request.get_ref();
+        let Explanation { allowed, verdict, origin, run_as, missing } = self.host.explain(tool, secret);
+        Ok(Response::new(v1::ExplainResponse { allowed, verdict, origin, run_as, missing }))
+    }
+
+    async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {
+        let operator = self.operator(&request)?;
+        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "reload asked for");
+        let Reloaded { changes, sessions_ended } =
+            self.host.reload().await.map_err(|reasons| Status::failed_precondition(reasons.join("\n")))?;
+        Ok(Response::new(v1::ReloadResponse { changes, sessions_ended: sessions_ended as u64 }))
+    }
+
+    async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
+        let operator = self.operator(&request)?;
+        let Some(target) = request.into_inner().target else {
+            return Err(Status::invalid_argument("say what to revoke: a session, a tool's sessions, or a secret's value"));
+        };
+        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, ?target, "revocation asked for");
+        let end = |which: &dyn Fn(&Session) -> bool| self.broker.end(End::Revoked, which) as u64;
+        let (sessions_ended, sessions_told) = match target {
+            v1::revoke_request::Target::Session(id) => (end(&|session| session.id.to_string() == id), 0),
+            v1::revoke_request::Target::Tool(tool) => (end(&|session| session.tool().as_str() == tool), 0),
+            v1::revoke_request::Target::Secret(secret) => {
+                if !self.host.revoke_secret(&secret) {
+                    return Err(Status::not_found("no such secret is in memory"));
+                }
+                let holders = self.broker.sessions().list();
+                (0, holders.iter().filter(|session| session.is_holder(&secret)).count() as u64)
+            }
+        };
+        Ok(Response::new(v1::RevokeResponse { sessions_ended, sessions_told }))
+    }
+}

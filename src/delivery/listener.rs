@@ -1,0 +1,321 @@
+//! Unix sockets: how they are bound, and who gets a connection.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
+        net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::UnixListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tonic::transport::server::Connected;
+use tracing::{debug, warn};
+
+use crate::{
+    attest::{Attestor, Caller, PeerStream},
+    peer::Peer,
+};
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Socket {
+    pub path: PathBuf,
+    /// Permission bits: who may connect.
+    pub mode: u32,
+    /// Group of the socket file, where not the daemon's own.
+    pub group: Option<u32>,
+}
+
+/// How many may be connected at one time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    pub connections: usize,
+    /// For one user id in one unit.
+    pub per_peer: usize,
+}
+
+/// Why a socket cannot be bound, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("{path}: {error}")]
+    Io { path: PathBuf, error: io::Error },
+    #[error("{0}: a Unix socket's path has at most 107 bytes: set a shorter `run-dir`")]
+    TooLong(PathBuf),
+    #[error("{0}: another daemon is serving here: stop it, or set another `run-dir`")]
+    InUse(PathBuf),
+    #[error("{0}: this is not a socket of ours, so it is left alone: move it away, or set another path")]
+    NotOurs(PathBuf),
+    #[error("{dir}: {problem}: others could put their own socket in the place of ours")]
+    UnsafeDirectory { dir: PathBuf, problem: &'static str },
+}
+
+/// A bound socket. Its file goes with it.
+#[derive(Debug)]
+pub struct Listener {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Listener {
+    /// Binds in a directory that nobody else can enter, sets mode and group there, and only then moves the socket to its path:
+    /// at no moment can someone connect who may not. A stale socket is replaced only where it is ours and nobody listens.
+    pub fn bind(socket: &Socket) -> Result<Self, BindError> {
+        let path = &socket.path;
+        let fails = |error| BindError::Io { path: path.clone(), error };
+        let dir = path.parent().ok_or_else(|| BindError::NotOurs(path.clone()))?;
+        prepare_directory(dir)?;
+        check_stale(path)?;
+        let private = Private::below(dir).map_err(fails)?;
+        let bound = private.0.join("s");
+        if bound.as_os_str().len().max(path.as_os_str().len()) > 107 {
+            return Err(BindError::TooLong(path.clone()));
+        }
+        let listener = listen(&bound).map_err(fails)?;
+        if let Some(group) = socket.group {
+            chown(&bound, None, Some(group)).map_err(fails)?;
+        }
+        std::fs::set_permissions(&bound, std::fs::Permissions::from_mode(socket.mode)).map_err(fails)?;
+        let inode = std::fs::symlink_metadata(&bound).map_err(fails)?.ino();
+        std::fs::rename(&bound, path).map_err(fails)?;
+        Ok(Self { listener, path: path.clone(), inode })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Accepts and attests, within the room there is. A caller that cannot be attested gets no connection.
+    pub fn incoming(self, attestor: Attestor, room: Room) -> impl Stream<Item = io::Result<Connection>> {
+        let permits = Arc::new(Semaphore::new(room.connections));
+        let places = Places::default();
+        let accepted = futures_util::stream::unfold((self, permits), |(this, permits)| async move {
+            // A permit before accept: what is over the bound waits in the kernel's queue.
+            let permit = permits.clone().acquire_owned().await.ok()?;
+            Some(((this.accept().await, permit), (this, permits)))
+        });
+        let admitted = accepted.map(move |(stream, permit)| admit(stream, attestor.clone(), places.clone(), room, permit));
+        // Several at once, so that one whose program must be read first does not hold up the others.
+        admitted.buffer_unordered(ADMISSIONS).filter_map(|admitted| async { admitted.map(Ok) })
+    }
+
+    async fn accept(&self) -> tokio::net::UnixStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => return stream,
+                Err(error) => {
+                    warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Callers that are being attested at one time.
+const ADMISSIONS: usize = 16;
+
+/// A listening socket on which the kernel names the sender of each message, from the first connection on.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    PeerStream::prepare(&socket)?;
+    listen(&socket, 1024)?;
+    UnixListener::from_std(socket.into())
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Attests a caller and finds it a place; `None`, and a line in the log, where that cannot be.
+async fn admit(
+    stream: tokio::net::UnixStream,
+    attestor: Attestor,
+    places: Places,
+    room: Room,
+    permit: OwnedSemaphorePermit,
+) -> Option<Connection> {
+    let stream = match PeerStream::attest(stream, &attestor).await {
+        Ok(stream) => stream,
+        Err(refusal) => {
+            warn!(reason = refusal.reason(), "refused a connection: {refusal}");
+            return None;
+        }
+    };
+    let peer = stream.caller().peer();
+    let (pid, unit) = (peer.process.pid, peer.unit.as_ref().map(|unit| &*unit.name));
+    let Some(place) = places.take(peer, room.per_peer) else {
+        warn!(pid, uid = peer.uid, unit, "refused a connection: the caller has max-connections-per-peer open");
+        return None;
+    };
+    debug!(pid, uid = peer.uid, unit, "connected");
+    if let Some(unseen) = stream.caller().unseen_executable() {
+        debug!(pid, "its executable is not known: {unseen}");
+    }
+    Some(Connection { stream, _place: place, _permit: permit })
+}
+
+/// Who a connection counts for: a user in a unit. A process is no measure: one user can start many.
+type Seat = (u32, Option<String>);
+
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<HashMap<Seat, usize>>>);
+
+impl Places {
+    fn taken(&self) -> std::sync::MutexGuard<'_, HashMap<Seat, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, peer: &Peer, most: usize) -> Option<Place> {
+        let seat = (peer.uid, peer.unit.as_ref().map(|unit| unit.name.clone()));
+        let mut taken = self.taken();
+        let count = taken.entry(seat.clone()).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { places: self.clone(), seat })
+    }
+}
+
+struct Place {
+    places: Places,
+    seat: Seat,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        if let Some(count) = taken.get_mut(&self.seat) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.seat);
+            }
+        }
+    }
+}
+
+/// An attested connection, and its share of the room.
+pub struct Connection {
+    stream: PeerStream,
+    _place: Place,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Arc<Caller>;
+
+    fn connect_info(&self) -> Arc<Caller> {
+        self.stream.caller().clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+// All forwarded, the vectored calls too: without them h2 copies payloads of up to 1,024 bytes into its own buffer.
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Makes the directory where there is none, and refuses one in which others could move our socket away.
+fn prepare_directory(dir: &Path) -> Result<(), BindError> {
+    let fails = |error| BindError::Io { path: dir.to_path_buf(), error };
+    if !dir.exists() {
+        std::fs::create_dir_all(dir).map_err(fails)?;
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).map_err(fails)?;
+    }
+    let found = std::fs::metadata(dir).map_err(fails)?;
+    let refuse = |problem| Err(BindError::UnsafeDirectory { dir: dir.to_path_buf(), problem });
+    if !found.is_dir() {
+        return refuse("it is not a directory");
+    }
+    if found.uid() != 0 && found.uid() != rustix::process::geteuid().as_raw() {
+        return refuse("it belongs to another user");
+    }
+    if found.mode() & 0o022 != 0 {
+        return refuse("others may write to it (chmod go-w)");
+    }
+    Ok(())
+}
+
+fn check_stale(path: &Path) -> Result<(), BindError> {
+    let found = match std::fs::symlink_metadata(path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(BindError::Io { path: path.to_path_buf(), error }),
+    };
+    if !found.file_type().is_socket() || found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(BindError::NotOurs(path.to_path_buf()));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(BindError::Io { path: path.to_path_buf(), error }),
+        Ok(_) => Err(BindError::InUse(path.to_path_buf())),
+    }
+}
+
+/// A directory of ours alone, removed when done with.
+struct Private(PathBuf);
+
+impl Private {
+    fn below(dir: &Path) -> io::Result<Self> {
+        for attempt in 0.. {
+            let path = dir.join(format!(".b{}{attempt}", std::process::id()));
+            let made = rustix::fs::mkdir(&path, rustix::fs::Mode::RWXU);
+            match made {
+                Ok(()) => return Ok(Self(path)),
+                Err(rustix::io::Errno::EXIST) if attempt < 100 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0.join("s"));
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}

@@ -1,0 +1,80 @@
+//! The two servers, with health and reflection.
+
+use std::{future::Future, io, sync::Arc, time::Duration};
+
+use futures_core::Stream;
+use tonic::transport::{Error, Server};
+
+use super::{
+    admin::{AdminService, Host},
+    listener::Connection,
+    tools::Tools,
+};
+use crate::{
+    broker::Broker,
+    proto::v1::{DESCRIPTORS, admin_server::AdminServer},
+};
+
+/// Tells callers whether the daemon serves.
+#[derive(Clone)]
+pub struct Health(tonic_health::server::HealthReporter);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(tonic_health::server::HealthReporter::new())
+    }
+}
+
+impl Health {
+    pub async fn serving(&self, serving: bool) {
+        use tonic_health::ServingStatus::{NotServing, Serving};
+        let status = if serving { Serving } else { NotServing };
+        for service in ["", super::tools::NAME, super::admin::NAME] {
+            self.0.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// Bounds for one connection.
+fn server() -> Server {
+    Server::builder()
+        .max_concurrent_streams(256)
+        .http2_max_header_list_size(16 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+}
+
+/// Serves tools until `stop` resolves and every connection is done.
+pub async fn serve_tools(
+    incoming: impl Stream<Item = io::Result<Connection>>,
+    broker: Arc<Broker>,
+    health: Health,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let router = server().add_service(Tools::new(broker));
+    with_common(router, health).serve_with_incoming_shutdown(incoming, stop).await
+}
+
+/// Serves operators until `stop` resolves and every connection is done.
+pub async fn serve_admin(
+    incoming: impl Stream<Item = io::Result<Connection>>,
+    broker: Arc<Broker>,
+    host: Arc<dyn Host>,
+    health: Health,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let router = server().add_service(AdminServer::new(AdminService::new(broker, host)));
+    with_common(router, health).serve_with_incoming_shutdown(incoming, stop).await
+}
+
+fn with_common(router: tonic::transport::server::Router, health: Health) -> tonic::transport::server::Router {
+    let health =
+        tonic_health::pb::health_server::HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health.0));
+    let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let router = router.add_service(health);
+    match reflection.build_v1() {
+        Ok(reflection) => router.add_service(reflection),
+        // The descriptors are compiled in: a test reads them, so this cannot happen in a build that passed.
+        Err(_) => router,
+    }
+}

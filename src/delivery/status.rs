@@ -1,0 +1,48 @@
+//! Refusals as gRPC statuses: the canonical code, `google.rpc.ErrorInfo` with the stable reason, `RetryInfo` where waiting helps.
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::{
+    broker::{Reason, Refused},
+    proto::v1,
+};
+
+/// The domain of every `ErrorInfo`.
+const DOMAIN: &str = "valetkey";
+
+/// The contract's number for a reason.
+pub fn reason(reason: Reason) -> v1::Reason {
+    match reason {
+        Reason::ToolNotAllowed => v1::Reason::ToolNotAllowed,
+        Reason::ScopeNotAllowed => v1::Reason::ScopeNotAllowed,
+        Reason::OutsideScope => v1::Reason::OutsideScope,
+        Reason::PeerChanged => v1::Reason::PeerChanged,
+        Reason::SecretUnavailable => v1::Reason::SecretUnavailable,
+        Reason::LimitReached => v1::Reason::LimitReached,
+        Reason::SessionNotOpen => v1::Reason::SessionNotOpen,
+        Reason::BadRequest => v1::Reason::BadRequest,
+        Reason::ShuttingDown => v1::Reason::ShuttingDown,
+    }
+}
+
+fn code(reason: Reason) -> Code {
+    match reason {
+        Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope => Code::PermissionDenied,
+        Reason::PeerChanged => Code::Unauthenticated,
+        Reason::SecretUnavailable | Reason::ShuttingDown => Code::Unavailable,
+        Reason::LimitReached => Code::ResourceExhausted,
+        Reason::SessionNotOpen => Code::FailedPrecondition,
+        Reason::BadRequest => Code::InvalidArgument,
+    }
+}
+
+/// What a refused tool is told.
+pub fn refused(refused: &Refused) -> Status {
+    let name = reason(refused.reason).as_str_name().trim_start_matches("REASON_");
+    let mut details = ErrorDetails::with_error_info(name, DOMAIN, [] as [(String, String); 0]);
+    if let Some(wait) = refused.retry_after {
+        details.set_retry_info(Some(wait));
+    }
+    Status::with_error_details(code(refused.reason), &refused.message, details)
+}

@@ -1,0 +1,228 @@
+//! The `Session` call: the session is the stream.
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_core::Stream;
+use tonic::{Status, Streaming, body::Body};
+use tonic_prost::ProstCodec;
+
+use super::{
+    frame::{self, Out},
+    status,
+};
+use crate::{
+    attest::Caller,
+    broker::{Broker, Declaration, Reason, Refused},
+    name::{SecretName, Version},
+    proto::v1::{
+        Failed, Get, Open, Opened, Revoked, SessionRequest, SessionResponse, VersionedName, session_request::Request,
+        session_response::Response,
+    },
+    session::{End, Session},
+};
+
+/// The largest message that a tool may send: a scope of 1,000 long names fits.
+pub const MAX_REQUEST: usize = 256 * 1024;
+/// A stream that has not said what it wants by then is closed.
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Answers one `Session` call.
+pub fn serve(broker: Arc<Broker>, caller: Arc<Caller>, request: http::Request<Body>) -> http::Response<Body> {
+    let requests = requests(request.into_body());
+    frame::told(|out| async move { tell(&broker, &caller, requests, &out).await })
+}
+
+/// The messages in a request's body.
+pub fn requests<T: prost::Message + Default + Send + 'static>(body: Body) -> Streaming<T> {
+    Streaming::new_request(ProstCodec::<T, T>::raw_decoder(Default::default()), body, None, Some(MAX_REQUEST))
+}
+
+async fn tell(
+    broker: &Arc<Broker>,
+    caller: &Arc<Caller>,
+    mut requests: Streaming<SessionRequest>,
+    out: &Out,
+) -> Result<(), Status> {
+    let session = open(broker, caller, &mut requests).await.map_err(|refused| status::refused(&refused))?;
+    let _closes = CloseOnDrop { broker, session: &session };
+    let mut told = scope_versions(broker, &session);
+    out.send(answer(Response::Opened(opened(&session, &told)))).await;
+    loop {
+        match poll_fn(|cx| poll_next(&session, &mut requests, cx)).await {
+            Next::News => tell_news(broker, &session, &mut told, out).await?,
+            Next::Request(Request::Get(Get { id, name })) => match broker.get(&**caller, &session, &name) {
+                Ok(handout) => out.send(frame::session_secret(id, &handout)).await,
+                Err(refused) if ends_the_session(&refused) => return Err(status::refused(&refused)),
+                Err(refused) => out.send(answer(Response::Failed(failed(id, name, &refused)))).await,
+            },
+            Next::Request(Request::Acknowledge(ack)) => {
+                if let Err(refused) = broker.acknowledge(&**caller, &session, &ack.name, &ack.version) {
+                    out.send(answer(Response::Failed(failed(0, ack.name, &refused)))).await;
+                }
+            }
+            Next::Request(Request::Open(_)) => {
+                return Err(Status::invalid_argument("this stream is open: open another for another scope"));
+            }
+            Next::Broken(status) => return Err(status),
+            Next::Closed => return Ok(()),
+        }
+    }
+}
+
+async fn open(
+    broker: &Arc<Broker>,
+    caller: &Arc<Caller>,
+    requests: &mut Streaming<SessionRequest>,
+) -> Result<Arc<Session>, Refused> {
+    let wrong = || Refused {
+        reason: Reason::BadRequest,
+        message: "the first request of a session must be `open`".into(),
+        retry_after: None,
+    };
+    let first = tokio::time::timeout(OPEN_WITHIN, requests.message()).await;
+    let Ok(Ok(Some(SessionRequest { request: Some(Request::Open(open)) }))) = first else { return Err(wrong()) };
+    let session = broker.open(&**caller, &declaration(&open), false)?;
+    end_with_process(broker, caller, &session);
+    Ok(session)
+}
+
+/// What an `Open` says.
+pub fn declaration(open: &Open) -> Declaration<'_> {
+    Declaration { tool: &open.tool, scope: &open.scope, purpose: &open.purpose }
+}
+
+/// Ends the session when its process ends, whoever else may hold the other end of the socket by then.
+pub fn end_with_process(broker: &Arc<Broker>, caller: &Arc<Caller>, session: &Arc<Session>) {
+    /// How long the watch on a process outlives its session, at the most.
+    const LINGER: Duration = Duration::from_secs(30);
+    let (broker, caller, session) = (broker.clone(), caller.clone(), Arc::downgrade(session));
+    tokio::spawn(async move {
+        while tokio::time::timeout(LINGER, caller.exited()).await.is_err() {
+            if session.upgrade().is_none_or(|session| session.ended().is_some()) {
+                return;
+            }
+        }
+        if let Some(session) = session.upgrade() {
+            broker.close(&session, End::ProcessGone);
+        }
+    });
+}
+
+enum Next {
+    News,
+    Request(Request),
+    Broken(Status),
+    Closed,
+}
+
+/// News of the session before the tool's next request: what is revoked is not handed out first.
+fn poll_next(session: &Session, requests: &mut Streaming<SessionRequest>, cx: &mut Context<'_>) -> Poll<Next> {
+    if session.poll_news(cx).is_ready() {
+        return Poll::Ready(Next::News);
+    }
+    Pin::new(requests).poll_next(cx).map(|request| match request {
+        None => Next::Closed,
+        Some(Err(status)) => Next::Broken(status),
+        Some(Ok(SessionRequest { request: Some(request) })) => Next::Request(request),
+        Some(Ok(SessionRequest { request: None })) => Next::Broken(Status::invalid_argument("a request that asks for nothing")),
+    })
+}
+
+/// The session ended, or secrets of its scope have new versions.
+async fn tell_news(
+    broker: &Broker,
+    session: &Session,
+    told: &mut BTreeMap<SecretName, Option<Version>>,
+    out: &Out,
+) -> Result<(), Status> {
+    if let Some(end) = session.ended() {
+        let refused = Refused::ended(end);
+        out.send(answer(Response::Revoked(revoked(String::new(), &refused)))).await;
+        return Err(status::refused(&refused));
+    }
+    for change in changes(broker, session, told) {
+        let response = match change {
+            Ok(changed) => Response::Changed(changed),
+            Err(revoked) => Response::Revoked(revoked),
+        };
+        out.send(answer(response)).await;
+    }
+    Ok(())
+}
+
+/// What changed since `told`, which it brings up to date: a new version, or a value that is gone.
+pub fn changes(
+    broker: &Broker,
+    session: &Session,
+    told: &mut BTreeMap<SecretName, Option<Version>>,
+) -> Vec<Result<VersionedName, Revoked>> {
+    let now = scope_versions(broker, session);
+    let changed = now.iter().filter(|(name, version)| told.get(*name) != Some(version));
+    let changes = changed.map(|(name, version)| match version {
+        Some(version) => Ok(VersionedName { name: name.to_string(), version: version.to_string() }),
+        None => Err(revoked(
+            name.to_string(),
+            &Refused {
+                reason: Reason::SecretUnavailable,
+                message: format!("{name} was withdrawn: stop using it"),
+                retry_after: None,
+            },
+        )),
+    });
+    let changes = changes.collect();
+    *told = now;
+    changes
+}
+
+/// The version in memory of each secret of the scope.
+pub fn scope_versions(broker: &Broker, session: &Session) -> BTreeMap<SecretName, Option<Version>> {
+    session.scope.secrets().map(|name| (name.clone(), broker.version(name))).collect()
+}
+
+/// What a session that was granted is told.
+pub fn opened(session: &Session, versions: &BTreeMap<SecretName, Option<Version>>) -> Opened {
+    let version = |version: &Option<Version>| version.as_ref().map(ToString::to_string).unwrap_or_default();
+    let secrets = versions.iter().map(|(name, v)| VersionedName { name: name.to_string(), version: version(v) });
+    Opened { session: session.id.to_string(), secrets: secrets.collect(), expires: None }
+}
+
+/// An end that the tool did not ask for.
+pub fn revoked(name: String, refused: &Refused) -> Revoked {
+    Revoked { name, reason: status::reason(refused.reason).into(), message: refused.message.clone() }
+}
+
+fn failed(id: u64, name: String, refused: &Refused) -> Failed {
+    Failed {
+        id,
+        name,
+        reason: status::reason(refused.reason).into(),
+        message: refused.message.clone(),
+        retry_after_millis: refused.retry_after.map(|wait| wait.as_millis() as u64),
+    }
+}
+
+fn answer(response: Response) -> bytes::Bytes {
+    frame::plain(&SessionResponse { response: Some(response) })
+}
+
+fn ends_the_session(refused: &Refused) -> bool {
+    matches!(refused.reason, Reason::PeerChanged | Reason::SessionNotOpen | Reason::ShuttingDown)
+}
+
+struct CloseOnDrop<'a> {
+    broker: &'a Broker,
+    session: &'a Session,
+}
+
+impl Drop for CloseOnDrop<'_> {
+    fn drop(&mut self) {
+        self.broker.close(self.session, End::Closed);
+    }
+}

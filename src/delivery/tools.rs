@@ -1,0 +1,194 @@
+//! The `Broker` service.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+use tonic::{Request, Response, Status, body::Body, server::NamedService};
+use tower_service::Service;
+
+use super::{frame, status, stream};
+use crate::{
+    attest::Caller,
+    broker::{Broker, Refused},
+    proto::v1::{
+        AcknowledgeVersionRequest, AcknowledgeVersionResponse, CloseSessionRequest, CloseSessionResponse, GetSecretsRequest,
+        GetSecretsResponse, Open, Opened, RenewSessionRequest, SecretEvent, SessionRequest, SessionResponse, WatchSecretsRequest,
+        broker_server, secret_event::Event,
+    },
+    session::{End, Session},
+};
+
+pub const NAME: &str = broker_server::SERVICE_NAME;
+
+/// The whole service. The two calls that carry values are answered by hand-made frames, the others by tonic's.
+#[derive(Clone)]
+pub struct Tools {
+    broker: Arc<Broker>,
+    unary: broker_server::BrokerServer<Unary>,
+}
+
+impl Tools {
+    pub fn new(broker: Arc<Broker>) -> Self {
+        let unary = broker_server::BrokerServer::new(Unary { broker: broker.clone() });
+        Self { broker, unary: unary.max_decoding_message_size(stream::MAX_REQUEST) }
+    }
+}
+
+impl NamedService for Tools {
+    const NAME: &'static str = broker_server::SERVICE_NAME;
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+impl Service<http::Request<Body>> for Tools {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Answer {
+        let Some(caller) = request.extensions().get::<Arc<Caller>>().cloned() else {
+            return Box::pin(async { Ok(unattested().into_http()) });
+        };
+        let broker = self.broker.clone();
+        match request.uri().path() {
+            "/valetkey.v1.Broker/Session" => Box::pin(async move { Ok(stream::serve(broker, caller, request)) }),
+            "/valetkey.v1.Broker/GetSecrets" => Box::pin(async move {
+                let told = |out: frame::Out| async move { get_secrets(&broker, &caller, request, &out).await };
+                Ok(frame::told(told))
+            }),
+            _ => self.unary.call(request),
+        }
+    }
+}
+
+async fn get_secrets(broker: &Broker, caller: &Caller, request: http::Request<Body>, out: &frame::Out) -> Result<(), Status> {
+    let mut requests = stream::requests::<GetSecretsRequest>(request.into_body());
+    let Some(GetSecretsRequest { session, names }) = requests.message().await? else {
+        return Err(Status::invalid_argument("the call carries no request"));
+    };
+    let handouts = broker.session(caller, &session).and_then(|session| broker.get_all(caller, &session, &names));
+    let frame = frame::get_secrets(&handouts.map_err(|refused| status::refused(&refused))?);
+    out.send(frame).await;
+    Ok(())
+}
+
+/// Every connection is attested before it gets here: this answers a fault of ours.
+fn unattested() -> Status {
+    Status::internal("this connection carries no attested caller")
+}
+
+#[derive(Clone)]
+struct Unary {
+    broker: Arc<Broker>,
+}
+
+impl Unary {
+    /// The caller and the session that it names, in the form that each call below needs.
+    fn session<T>(&self, request: &Request<T>, id: &str) -> Result<(Arc<Caller>, Arc<Session>), Status> {
+        let caller = caller(request)?;
+        let session = self.broker.session(&*caller, id).map_err(|refused| status::refused(&refused))?;
+        Ok((caller, session))
+    }
+
+    fn opened(&self, session: &Session, expires: std::time::SystemTime) -> Response<Opened> {
+        let versions = stream::scope_versions(&self.broker, session);
+        Response::new(Opened { expires: Some(expires.into()), ..stream::opened(session, &versions) })
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
+    request.extensions().get::<Arc<Caller>>().cloned().ok_or_else(unattested)
+}
+
+fn refused(refused: Refused) -> Status {
+    status::refused(&refused)
+}
+
+#[tonic::async_trait]
+impl broker_server::Broker for Unary {
+    type SessionStream = tokio_stream::Empty<Result<SessionResponse, Status>>;
+    type WatchSecretsStream = Pin<Box<dyn Stream<Item = Result<SecretEvent, Status>> + Send>>;
+
+    async fn session(&self, _: Request<tonic::Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
+        Err(Status::internal("Session is answered in delivery/stream.rs"))
+    }
+
+    async fn get_secrets(&self, _: Request<GetSecretsRequest>) -> Result<Response<GetSecretsResponse>, Status> {
+        Err(Status::internal("GetSecrets is answered by hand-made frames"))
+    }
+
+    async fn open_session(&self, request: Request<Open>) -> Result<Response<Opened>, Status> {
+        let caller = caller(&request)?;
+        let session = self.broker.open(&*caller, &stream::declaration(request.get_ref()), true).map_err(refused)?;
+        stream::end_with_process(&self.broker, &caller, &session);
+        let expires = self.broker.renew(&*caller, &session).map_err(refused)?;
+        Ok(self.opened(&session, expires))
+    }
+
+    async fn acknowledge_version(
+        &self,
+        request: Request<AcknowledgeVersionRequest>,
+    ) -> Result<Response<AcknowledgeVersionResponse>, Status> {
+        let said = request.get_ref();
+        let (caller, session) = self.session(&request, &said.session)?;
+        self.broker.acknowledge(&*caller, &session, &said.name, &said.version).map_err(refused)?;
+        Ok(Response::new(AcknowledgeVersionResponse {}))
+    }
+
+    async fn renew_session(&self, request: Request<RenewSessionRequest>) -> Result<Response<Opened>, Status> {
+        let (caller, session) = self.session(&request, &request.get_ref().session)?;
+        let expires = self.broker.renew(&*caller, &session).map_err(refused)?;
+        Ok(self.opened(&session, expires))
+    }
+
+    async fn close_session(&self, request: Request<CloseSessionRequest>) -> Result<Response<CloseSessionResponse>, Status> {
+        if let Ok((_, session)) = self.session(&request, &request.get_ref().session) {
+            self.broker.close(&session, End::Closed);
+        }
+        Ok(Response::new(CloseSessionResponse {}))
+    }
+
+    async fn watch_secrets(&self, request: Request<WatchSecretsRequest>) -> Result<Response<Self::WatchSecretsStream>, Status> {
+        let (caller, session) = self.session(&request, &request.get_ref().session)?;
+        caller.recheck().map_err(|_| refused(Refused::ended(End::ProcessGone)))?;
+        let broker = self.broker.clone();
+        let events = async_events(broker, session);
+        Ok(Response::new(Box::pin(events)))
+    }
+}
+
+/// The session's news, until it ends.
+fn async_events(broker: Arc<Broker>, session: Arc<Session>) -> impl Stream<Item = Result<SecretEvent, Status>> + Send {
+    use futures_util::stream::{self as futures, StreamExt};
+    let first = std::collections::BTreeMap::new();
+    let steps = futures::unfold((first, true, false), move |(mut told, first, over)| {
+        let (broker, session) = (broker.clone(), session.clone());
+        async move {
+            if over {
+                return None;
+            }
+            if !first {
+                std::future::poll_fn(|cx| session.poll_news(cx)).await;
+            }
+            let mut events: Vec<_> = stream::changes(&broker, &session, &mut told)
+                .into_iter()
+                .map(|change| change.map_or_else(Event::Revoked, Event::Changed))
+                .collect();
+            let ended = session.ended();
+            events.extend(ended.map(|end| Event::Revoked(stream::revoked(String::new(), &Refused::ended(end)))));
+            let events = events.into_iter().map(|event| Ok(SecretEvent { event: Some(event) }));
+            Some((futures::iter(events.collect::<Vec<_>>()), (told, false, ended.is_some())))
+        }
+    });
+    steps.flatten()
+}

@@ -1,0 +1,10 @@
+//! The messages of `proto/valetkey/v1`, generated at build time.
+#![allow(missing_docs, clippy::all, clippy::pedantic)]
+
+/// Version 1 of the contracts.
+pub mod v1 {
+    tonic::include_proto!("valetkey.v1");
+
+    /// The compiled `.proto` files, for gRPC reflection.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/valetkey.v1.descriptors"));
+}

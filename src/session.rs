@@ -1,0 +1,195 @@
+//! Open sessions: who they are, what they may ask for, and which versions they were handed.
+//!
+//! A session is its tool's, its scope's and its process's. It ends with the stream or the process, when it is closed or not
+//! renewed in time, or when an operator or a new policy ends it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::task::AtomicWaker;
+
+use crate::{
+    name::{SecretName, SessionId, ToolName, Version},
+    peer::{Peer, Process},
+    policy::Scope,
+};
+
+/// How a session is held open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// It is a stream, and ends with it.
+    Stream,
+    /// It was opened by a unary call and ends when not renewed by this time, measured since the daemon started.
+    Unary { expires: Duration },
+}
+
+/// Why a session ended before its tool was done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The stream, or the tool itself, closed it.
+    Closed,
+    /// Its process is gone.
+    ProcessGone,
+    /// It was not renewed.
+    Expired,
+    /// An operator ended it.
+    Revoked,
+    /// The policy that is in force now does not allow it.
+    PolicyChanged,
+    /// The daemon is stopping.
+    ShuttingDown,
+}
+
+/// One open session.
+#[derive(Debug)]
+pub struct Session {
+    pub id: SessionId,
+    pub scope: Scope,
+    pub peer: Peer,
+    /// What the caller said; nobody checked it.
+    pub purpose: String,
+    pub opened: SystemTime,
+    pub handouts: AtomicU64,
+    form: Mutex<Form>,
+    held: Mutex<BTreeMap<SecretName, Version>>,
+    ended: Mutex<Option<End>>,
+    /// The one who follows this session: its stream, or its watch.
+    follower: AtomicWaker,
+    news: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while holding one of these; if something did, what they guard would still be whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Session {
+    pub fn tool(&self) -> &ToolName {
+        self.scope.tool()
+    }
+
+    pub fn form(&self) -> Form {
+        *lock(&self.form)
+    }
+
+    /// Moves the end of a unary session.
+    pub fn renew(&self, expires: Duration) {
+        *lock(&self.form) = Form::Unary { expires };
+    }
+
+    /// Remembers that this version was handed to the process. Says whether the process held another version before.
+    pub fn holds(&self, secret: &SecretName, version: &Version) {
+        self.handouts.fetch_add(1, Relaxed);
+        let mut held = lock(&self.held);
+        match held.get_mut(secret) {
+            Some(before) if before == version => {}
+            Some(before) => *before = version.clone(),
+            None => {
+                held.insert(secret.clone(), version.clone());
+            }
+        }
+    }
+
+    /// What it was handed and may still have.
+    pub fn held(&self) -> BTreeMap<SecretName, Version> {
+        lock(&self.held).clone()
+    }
+
+    /// Does it hold any version of this secret?
+    pub fn is_holder(&self, secret: &str) -> bool {
+        lock(&self.held).contains_key(secret)
+    }
+
+    pub fn ended(&self) -> Option<End> {
+        *lock(&self.ended)
+    }
+
+    fn end(&self, why: End) {
+        lock(&self.ended).get_or_insert(why);
+        self.tell();
+    }
+
+    /// Wakes the follower: something it should look at has changed.
+    pub fn tell(&self) {
+        self.news.store(true, Relaxed);
+        self.follower.wake();
+    }
+
+    /// Ready once for each [`tell`](Self::tell), or for several at once. One follower at a time: a second takes the place of the first.
+    pub fn poll_news(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.follower.register(cx.waker());
+        if self.news.swap(false, Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// Every open session.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    open: Mutex<HashMap<SessionId, Arc<Session>>>,
+}
+
+impl Sessions {
+    /// Opens a session for a scope that policy accepted.
+    pub fn open(&self, id: SessionId, scope: Scope, peer: Peer, purpose: String, form: Form, now: SystemTime) -> Arc<Session> {
+        let session = Arc::new(Session {
+            id,
+            scope,
+            peer,
+            purpose,
+            opened: now,
+            handouts: AtomicU64::new(0),
+            form: Mutex::new(form),
+            held: Mutex::default(),
+            ended: Mutex::new(None),
+            follower: AtomicWaker::new(),
+            news: AtomicBool::new(false),
+        });
+        lock(&self.open).insert(id, session.clone());
+        session
+    }
+
+    /// The session of this id, if this very process opened it.
+    pub fn of(&self, id: &SessionId, process: &Process) -> Option<Arc<Session>> {
+        lock(&self.open).get(id).filter(|session| session.peer.process == *process).cloned()
+    }
+
+    /// All of them, oldest first.
+    pub fn list(&self) -> Vec<Arc<Session>> {
+        let mut list: Vec<_> = lock(&self.open).values().cloned().collect();
+        list.sort_by_key(|session| (session.opened, session.id));
+        list
+    }
+
+    pub fn count(&self) -> usize {
+        lock(&self.open).len()
+    }
+
+    /// Sessions open now as this tool.
+    pub fn count_of(&self, tool: &ToolName) -> usize {
+        lock(&self.open).values().filter(|session| session.tool() == tool).count()
+    }
+
+    /// Ends every session that `which` picks, tells it why, and returns how many there were.
+    pub fn end(&self, why: End, which: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let mut open = lock(&self.open);
+        let ids: Vec<_> = open.values().filter(|session| which(session)).map(|session| session.id).collect();
+        let ended: Vec<_> = ids.iter().filter_map(|id| open.remove(id)).collect();
+        drop(open);
+        ended.iter().for_each(|session| session.end(why));
+        ended
+    }
+
+    /// Ends one session. `None`: it had ended before.
+    pub fn end_one(&self, why: End, id: &SessionId) -> Option<Arc<Session>> {
+        let session = lock(&self.open).remove(id)?;
+        session.end(why);
+        Some(session)
+    }
+}
