@@ -18,6 +18,7 @@ use crate::{
 mod accounts;
 mod address;
 mod daemon;
+mod duration;
 mod explain;
 mod file;
 mod identity;
@@ -27,6 +28,7 @@ mod problem;
 mod read;
 mod secrets;
 mod sources;
+mod spelling;
 mod tools;
 mod variable;
 

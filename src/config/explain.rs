@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, read::nearest};
+use super::{Config, spelling::nearest};
 use crate::{
     name::{SecretName, ToolName},
     policy::{Delivery, Denial, Origin},

@@ -67,29 +67,21 @@ pub(super) fn account(section: &Section<'_>, key: &str, look_up: fn(&str) -> io:
         }
     };
     let number = || text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten();
-    let Some(id) = found.or_else(number) else {
-        let what = format!("names a {} that this host does not have", if key == "user" { "user" } else { "group" });
-        let make = if key == "user" {
-            "the name of an account that is there: useradd --system NAME"
-        } else {
-            "the name of a group that is there: groupadd --system NAME"
-        };
-        section.reject_for(key, what, make);
-        return None;
+    let (thing, own) = match key {
+        "user" => ("user", "unit = \"mcp-billing.service\", or a user of the tool's own: useradd --system NAME"),
+        "group" => ("group", "unit = \"mcp-billing.service\", or a group of the tool's own: groupadd --system NAME"),
+        _ => ("group", "a group of the operators' own: groupadd --system valetkey-admin"),
     };
-    let instead = "unit = \"mcp-billing.service\", or an account of the tool's own";
-    match id {
-        _ if matches!(text, "nobody" | "nogroup") => section.reject_for(key, NOT_ONE, instead),
-        NOBODY | 0xffff | u32::MAX => section.reject_for(key, NOT_ONE, instead),
-        id if DYNAMIC.contains(&id) => {
-            section.reject_for(
-                key,
-                "is in the range of DynamicUser= (61184-65519): the next service to start may get the number",
-                instead,
-            );
+    let why = match found.or_else(number) {
+        None => format!("names a {thing} that this host does not have"),
+        Some(NOBODY | 0xffff | u32::MAX) => NOT_ONE.into(),
+        Some(_) if matches!(text, "nobody" | "nogroup") => NOT_ONE.into(),
+        Some(id) if DYNAMIC.contains(&id) => {
+            "is in the range of DynamicUser= (61184-65519): the next service to start may get the number".into()
         }
-        id => return Some(Account { id, name: text.into() }),
-    }
+        Some(id) => return Some(Account { id, name: text.into() }),
+    };
+    section.reject_for(key, why, own);
     None
 }
 

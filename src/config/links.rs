@@ -21,55 +21,73 @@ pub(super) fn check(
     main: &Path,
     report: &Report,
 ) {
-    let add = |severity, origin: &Origin, what: String, instead: String| {
-        report.add(Problem { file: origin.file.clone(), line: origin.line, severity, what, instead });
-    };
+    unused(sources, secrets, tools, report);
+    one_credential_twice(secrets, report);
+    for (name, tool) in tools {
+        for (other_name, other) in tools.iter().filter(|(other, _)| *other != name) {
+            one_process_two_tools((name, tool), (other_name, other), main, report);
+        }
+    }
+}
+
+fn add(report: &Report, severity: Severity, origin: &Origin, what: String, instead: String) {
+    report.add(Problem { file: origin.file.clone(), line: origin.line, severity, what, instead });
+}
+
+/// Only warnings: that a package with a tool was removed must not keep the broker from starting.
+fn unused(
+    sources: &Defined<SourceName, SourceSettings>,
+    secrets: &Defined<SecretName, SecretSettings>,
+    tools: &BTreeMap<ToolName, ToolPolicy>,
+    report: &Report,
+) {
     for (name, origin) in &secrets.names {
         if secrets.complete && !tools.values().any(|tool| tool.grants.contains_key(name)) {
             let instead = format!("secrets.\"{name}\" = {{}} in the [tool.NAME] that needs it, or remove the secret");
-            add(Severity::Warning, origin, format!("no tool may have secret \"{name}\""), instead);
+            add(report, Severity::Warning, origin, format!("no tool may have secret \"{name}\""), instead);
         }
     }
     for (name, origin) in &sources.names {
         if sources.complete && !secrets.usable.values().any(|secret| secret.source == *name) {
             let instead = format!("source = \"{name}\" in a [secret.\"NAME\"], or remove the source");
-            add(Severity::Warning, origin, format!("no secret comes from source \"{name}\""), instead);
+            add(report, Severity::Warning, origin, format!("no secret comes from source \"{name}\""), instead);
         }
     }
-    let place = |origin: &Origin| (*origin.file != *main, origin.clone());
-    let mut places: BTreeMap<_, &SecretName> = BTreeMap::new();
+}
+
+fn one_credential_twice(secrets: &Defined<SecretName, SecretSettings>, report: &Report) {
     let mut in_order: Vec<_> = secrets.usable.iter().collect();
     in_order.sort_by_key(|(_, secret)| secret.origin.line);
+    let mut seen: BTreeMap<_, &SecretName> = BTreeMap::new();
     for (name, secret) in in_order {
-        if let Some(first) = places.insert((&secret.source, &secret.path, &secret.field), name) {
+        if let Some(first) = seen.insert((&secret.source, &secret.path, &secret.field), name) {
             let what = format!("secrets \"{first}\" and \"{name}\" are one credential: same source, path and field");
             let instead = "one secret, granted to each tool: two names hide who shares it".into();
-            add(Severity::Warning, &secret.origin, what, instead);
+            add(report, Severity::Warning, &secret.origin, what, instead);
         }
     }
-    for (name, tool) in tools {
-        for (other_name, other) in tools.iter().filter(|(other, _)| *other != name) {
-            let (narrow, wide) = (selectors(&tool.run_as), selectors(&other.run_as));
-            if wide.is_empty() || !wide.iter().all(|selector| narrow.contains(selector)) {
-                continue;
-            }
-            if narrow.len() > wide.len() {
-                let what =
-                    format!("whatever is tool \"{name}\" can also say that it is tool \"{other_name}\" ({})", other.origin);
-                add(
-                    Severity::Warning,
-                    &tool.origin,
-                    what,
-                    format!("a selector for \"{other_name}\" that does not fit \"{name}\""),
-                );
-            } else if place(&other.origin) < place(&tool.origin) {
-                let what = format!(
-                    "tools \"{other_name}\" ({}) and \"{name}\" have the same `run-as`: either can say that it is the other",
-                    other.origin
-                );
-                add(Severity::Error, &tool.origin, what, "a unit or user of its own for each tool".into());
-            }
-        }
+}
+
+fn one_process_two_tools(
+    (name, tool): (&ToolName, &ToolPolicy),
+    (other_name, other): (&ToolName, &ToolPolicy),
+    main: &Path,
+    report: &Report,
+) {
+    let (narrow, wide) = (selectors(&tool.run_as), selectors(&other.run_as));
+    if wide.is_empty() || !wide.iter().all(|selector| narrow.contains(selector)) {
+        return;
+    }
+    let (first, place) = (&other.origin, |origin: &Origin| (*origin.file != *main, origin.clone()));
+    if narrow.len() > wide.len() {
+        let what = format!("whatever is tool \"{name}\" can also say that it is tool \"{other_name}\" ({first})");
+        let instead = format!("a selector for \"{other_name}\" that does not fit \"{name}\"");
+        add(report, Severity::Warning, &tool.origin, what, instead);
+    } else if place(first) < place(&tool.origin) {
+        let what = format!(
+            "tools \"{other_name}\" ({first}) and \"{name}\" have the same `run-as`: either can say that it is the other"
+        );
+        add(report, Severity::Error, &tool.origin, what, "a unit or user of its own for each tool".into());
     }
 }
 

@@ -19,11 +19,12 @@ pub(super) fn looks_like_a_value(text: &str) -> bool {
     if words().any(|word| word.len() >= 20 && mixed(word)) || is_uuid(text) {
         return true;
     }
-    // Base64 and the like: long, of all three kinds, and changing between them all the time.
+    // Base64 and the like: long, of all three kinds, and changing between them all the time, also from a digit back to a letter.
     let joined: Vec<Kind> = text.bytes().filter_map(kind).collect();
     let changes = joined.windows(2).filter(|pair| pair[0] != pair[1]).count();
     let all = [Kind::Lower, Kind::Upper, Kind::Digit].iter().all(|kind| joined.contains(kind));
-    joined.len() >= 24 && all && changes * 3 >= joined.len() - 1
+    let inside = text.as_bytes().windows(2).any(|pair| pair[0].is_ascii_digit() && pair[1].is_ascii_alphabetic());
+    joined.len() >= 24 && all && inside && changes * 3 >= joined.len() - 1
 }
 
 /// May this unknown key be repeated in a report? Only what reads as an option's name: `rotate-every`, `run_as`, `sha256`.

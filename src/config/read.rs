@@ -5,9 +5,11 @@ use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 use toml::de::{DeTable, DeValue};
 
 use super::{
+    duration::duration,
     file::Document,
     pasted::{looks_like_a_value, may_be_shown},
     problem::Severity,
+    spelling::nearest,
 };
 use crate::name::BadName;
 
@@ -319,81 +321,5 @@ fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
-    }
-}
-
-/// `"30s"`, `"5m"`, `"12h"`, `"30d"`.
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    const LONGEST: u64 = 3660 * 86_400;
-    let wrong = "is not a duration: a whole number and one of s, m, h, d";
-    let split = text.len() - text.chars().next_back().map_or(0, char::len_utf8);
-    let seconds = match &text[split..] {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong),
-    };
-    if split == 0 || !text[..split].bytes().all(|b| b.is_ascii_digit()) {
-        return Err(wrong);
-    }
-    match text[..split].parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)) {
-        Some(0) => Err("is no time at all"),
-        Some(total) if total <= LONGEST => Ok(Duration::from_secs(total)),
-        _ => Err("is more than ten years"),
-    }
-}
-
-/// The known word that a mistyped one most likely stands for.
-pub(super) fn nearest<'w>(text: &str, known: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    if text.len() > 128 {
-        return None;
-    }
-    let close = known.map(|word| (distance(text, word), word)).min()?;
-    (close.0 <= (close.1.len() / 3).clamp(1, 3) && close.0 < close.1.len()).then_some(close.1)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours between two words (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for i in 0..=a.len() {
-        for j in 0..=b.len() {
-            if i == 0 || j == 0 {
-                rows[i][j] = i + j;
-                continue;
-            }
-            let replaced = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            rows[i][j] = replaced.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                rows[i][j] = rows[i][j].min(rows[i - 2][j - 2] + 1);
-            }
-        }
-    }
-    rows[a.len()][b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("12h"), Ok(Duration::from_secs(43_200)));
-        assert_eq!(duration("30d"), Ok(Duration::from_secs(2_592_000)));
-        for bad in ["", "s", "30", "30 s", "-1s", "1.5h", "0s", "5é", "9999999999999999999d", "18446744073709551615d", "1w"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn the_nearest_word_is_near() {
-        let keys = ["run-as", "secrets", "limits", "description"];
-        for (typed, meant) in
-            [("run_as", Some("run-as")), ("secerts", Some("secrets")), ("limit", Some("limits")), ("zzz", None), ("", None)]
-        {
-            assert_eq!(nearest(typed, keys.into_iter()), meant, "{typed}");
-        }
     }
 }

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use super::{
     Defined,
     address::plain,
-    read::{Key, Named, Refused, Section, key, nearest},
+    read::{Key, Named, Refused, Section, key},
     sources::SourceSettings,
+    spelling::nearest,
     variable::{is_variable, suggested},
 };
 use crate::{

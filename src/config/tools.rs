@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use super::{
     Defined, identity,
-    read::{Key, Named, Section, key, nearest},
+    read::{Key, Named, Section, key},
     secrets::SecretSettings,
+    spelling::nearest,
     variable::{is_reserved_variable, is_variable, suggested},
 };
 use crate::{
