@@ -62,7 +62,8 @@ async fn asking_for_more_than_policy_allows_fails_the_whole_session() {
     // The operator's log tells them apart.
     eventually("the log says why", || {
         let log = host.log();
-        log.contains("no grant for other/key (the secret exists)") && log.contains("no grant for no/such (there is no such secret)")
+        log.contains("no grant for other/key (the secret exists)")
+            && log.contains("no grant for no/such (there is no such secret)")
     });
 }
 
@@ -73,7 +74,11 @@ async fn a_process_cannot_choose_who_it_is() {
     let (reason, other) = denied(open_error(&host, "other", &["other/key"]).await);
     assert_eq!(reason, "TOOL_NOT_ALLOWED");
     let (_, unknown) = denied(open_error(&host, "nobody", &["other/key"]).await);
-    assert_eq!(other.replace("other", "X"), unknown.replace("nobody", "X"), "a tool that exists and one that does not look alike");
+    assert_eq!(
+        other.replace("other", "X"),
+        unknown.replace("nobody", "X"),
+        "a tool that exists and one that does not look alike"
+    );
     assert_eq!(open_error(&host, "other", &["other/key"]).await.retry(), Retry::Never);
 }
 
@@ -83,7 +88,8 @@ async fn a_session_ends_with_its_stream() {
     let _daemon = host.start();
     let session = host.client().session("billing").secret("stripe/key").open().await.unwrap();
     session.get("stripe/key").await.unwrap();
-    let listing = String::from_utf8(host.valetkey(&["sessions", "--socket", host.admin_socket().to_str().unwrap()]).stdout).unwrap();
+    let listing =
+        String::from_utf8(host.valetkey(&["sessions", "--socket", host.admin_socket().to_str().unwrap()]).stdout).unwrap();
     assert!(listing.contains("billing") && listing.contains("stripe/key@1"), "{listing}");
     assert!(!listing.contains("sk-value-one"));
     drop(session);
