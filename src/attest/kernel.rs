@@ -111,7 +111,9 @@ pub fn alive(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
 /// Is a pidfd's inode number one of its own (Linux 6.9), and not the number all anonymous files share?
 pub fn on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     const PID_FS_MAGIC: i64 = 0x5049_4446; // linux/magic.h
-    rustix::fs::fstatfs(pidfd).is_ok_and(|found| found.f_type as i64 == PID_FS_MAGIC)
+    #[allow(clippy::unnecessary_cast, reason = "the field has another type with another libc")]
+    let magic = |found: rustix::fs::StatFs| found.f_type as i64;
+    rustix::fs::fstatfs(pidfd).is_ok_and(|found| magic(found) == PID_FS_MAGIC)
 }
 
 /// `SO_PASSCRED`: the kernel is to attach each sender's credentials to what it sends.
