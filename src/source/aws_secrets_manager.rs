@@ -19,10 +19,7 @@ use std::{
 #[expect(deprecated, reason = "their new home, aws-runtime, says that it is not for direct use")]
 use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
 use aws_config::{
-    BehaviorVersion, Region,
-    profile::ProfileFileCredentialsProvider,
-    provider_config::ProviderConfig,
-    retry::RetryConfig,
+    BehaviorVersion, Region, profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig, retry::RetryConfig,
     timeout::TimeoutConfig,
 };
 use aws_sdk_secretsmanager::{
@@ -207,7 +204,7 @@ impl<'a> Fetch<'a> {
                 self.fail(id, &describe(error.error_code(), None, None));
             }
             for entry in answer.secret_values.unwrap_or_default() {
-                self.deliver(None, entry.into());
+                self.deliver(entry.into());
             }
             next = answer.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
@@ -218,25 +215,30 @@ impl<'a> Fetch<'a> {
 
     async fn single(&self, id: &'a str) {
         match self.client.get_secret_value().secret_id(id).send().await {
-            Ok(answer) => self.deliver(Some(id), answer.into()),
+            Ok(answer) => {
+                self.deliver(answer.into());
+                // Had the answer been the secret that was asked for, nobody would be waiting for it now.
+                self.fail(id, &SourceError::new(Cause::BadAnswer, "AWS answered with another secret: check `endpoint`"));
+            }
             Err(error) => self.fail(id, &explain(&error)),
         }
     }
 
-    /// Gives a secret to all who wait for it: by what was asked, by its ARN, and, where names are being read, by its name.
-    fn deliver(&self, asked: Option<&str>, secret: Secret) {
+    /// Gives a secret to all who wait for it: by its ARN, whole or in part, and, where names are being read, by its name.
+    fn deliver(&self, secret: Secret) {
         let mut served = Vec::new();
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             // A secret of another account (read by ARN) must not be given out for our own of the same name: by then no name waits.
-            let names = [asked, Some(&*secret.arn), without_suffix(&secret.arn), Some(&*secret.name)];
+            let names = [Some(&*secret.arn), without_suffix(&secret.arn), Some(&*secret.name)];
             names.into_iter().flatten().filter_map(|id| waiting.remove(id)).for_each(|wanted| served.extend(wanted));
         }
         for wanted in served {
             let outcome = match &secret.version {
                 None => Err(SourceError::new(Cause::BadAnswer, "AWS answered without a usable version id")),
-                Some(version) => field::pick(&secret.value, wanted.field.as_deref())
-                    .map(|value| Fetched { value, version: version.clone() }),
+                Some(version) => {
+                    field::pick(&secret.value, wanted.field.as_deref()).map(|value| Fetched { value, version: version.clone() })
+                }
             };
             let _ = self.outcomes.send((wanted.secret.clone(), outcome));
         }
@@ -260,7 +262,13 @@ struct Secret {
 }
 
 impl Secret {
-    fn new(arn: Option<String>, name: Option<String>, version: Option<String>, text: Option<String>, binary: Option<Blob>) -> Self {
+    fn new(
+        arn: Option<String>,
+        name: Option<String>,
+        version: Option<String>,
+        text: Option<String>,
+        binary: Option<Blob>,
+    ) -> Self {
         let value = text.map(String::into_bytes).or(binary.map(Blob::into_inner)).unwrap_or_default();
         let version = version.and_then(|version| version.parse().ok());
         Self { arn: arn.unwrap_or_default(), name: name.unwrap_or_default(), version, value: Zeroizing::new(value) }
@@ -291,7 +299,9 @@ fn without_suffix(arn: &str) -> Option<&str> {
 
 /// Is `answered` the id that was asked for, or the full ARN of it?
 fn same(asked: &str, answered: &str) -> bool {
-    asked == answered || without_suffix(answered).is_some_and(|stem| stem == asked || (!is_arn(asked) && stem.ends_with(&format!(":secret:{asked}"))))
+    asked == answered
+        || without_suffix(answered)
+            .is_some_and(|stem| stem == asked || (!is_arn(asked) && stem.ends_with(&format!(":secret:{asked}"))))
 }
 
 /// What a failed call means. Of what AWS sent only its error code and request id are repeated, never a message or a body.
@@ -307,9 +317,9 @@ fn explain<E: ProvideErrorMetadata>(error: &SdkError<E, Response>) -> SourceErro
         SdkError::DispatchFailure(failure) if failure.is_io() => {
             unreachable("no connection to AWS: check the network, `region` and `endpoint`")
         }
-        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => {
-            unreachable("the call could not be made: most often there are no credentials; check `profile`, or the role of this host")
-        }
+        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => unreachable(
+            "the call could not be made: most often there are no credentials; check `profile`, or the role of this host",
+        ),
         _ => SourceError::new(Cause::BadAnswer, "the answer is not one of AWS Secrets Manager: check `endpoint`"),
     }
 }
@@ -317,10 +327,16 @@ fn explain<E: ProvideErrorMetadata>(error: &SdkError<E, Response>) -> SourceErro
 /// Judges by code, and where there is none that we know (a proxy's answer, an XML body) by HTTP status.
 fn describe(code: Option<&str>, status: Option<u16>, request: Option<&str>) -> SourceError {
     let (cause, words) = match (code.unwrap_or_default(), status) {
-        ("ResourceNotFoundException", _) => (Cause::NotFound, "there is no such secret in this account and region, or it has no value"),
+        ("ResourceNotFoundException", _) => {
+            (Cause::NotFound, "there is no such secret in this account and region, or it has no value")
+        }
         ("DecryptionFailure", _) => (Cause::Refused, "KMS does not decrypt it: allow kms:Decrypt on its key"),
-        ("InvalidRequestException", _) => (Cause::Refused, "it is marked for deletion"),
-        ("InternalServiceError" | "InternalServiceErrorException" | "InternalFailure", _) => (Cause::Unreachable, "AWS failed inside"),
+        ("InvalidRequestException", _) => {
+            (Cause::Refused, "it cannot be read in its state: most often it is marked for deletion")
+        }
+        ("InternalServiceError" | "InternalServiceErrorException" | "InternalFailure", _) => {
+            (Cause::Unreachable, "AWS failed inside")
+        }
         ("ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded", _) | (_, Some(429)) => {
             (Cause::Unreachable, "AWS limits the rate of our calls")
         }
@@ -334,7 +350,7 @@ fn describe(code: Option<&str>, status: Option<u16>, request: Option<&str>) -> S
             (Cause::Refused, "AWS refuses: allow secretsmanager:GetSecretValue (and BatchGetSecretValue) to this role")
         }
         (_, Some(500..)) => (Cause::Unreachable, "AWS cannot answer now"),
-        (_, Some(404)) => (Cause::BadAnswer, "nothing answers there: check `endpoint`"),
+        (_, Some(200..=399 | 404)) => (Cause::BadAnswer, "the answer is not one of AWS Secrets Manager: check `endpoint`"),
         _ => (Cause::BadAnswer, "AWS does not accept the request: is `path` a name or an ARN of a secret?"),
     };
     let plain = |text: &str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');

@@ -25,7 +25,8 @@ impl Environment {
     }
 
     fn read(&self, wanted: &Wanted) -> Result<Fetched, SourceError> {
-        let missing = || SourceError::new(Cause::NotFound, format!("the daemon was started without ${} in its environment", wanted.path));
+        let missing =
+            || SourceError::new(Cause::NotFound, format!("the daemon was started without ${} in its environment", wanted.path));
         let value = self.values.get(&wanted.path).ok_or_else(missing)?;
         Ok(Fetched { value: value.expose(|bytes| field::pick(bytes, wanted.field.as_deref()))?, version: Version::from(1) })
     }

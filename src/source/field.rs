@@ -23,7 +23,8 @@ pub(super) fn pick(secret: &[u8], field: Option<&str>) -> Result<SecretValue, So
 }
 
 fn leaf_of(secret: &[u8], field: &str) -> Result<SecretValue, SourceError> {
-    let mut at = Json::parse(secret).ok_or_else(|| bad(None, "is not JSON, so no field can be taken from it: leave out `field`"))?;
+    let mut at =
+        Json::parse(secret).ok_or_else(|| bad(None, "is not JSON, so no field can be taken from it: leave out `field`"))?;
     let whole = [field.to_owned()];
     let steps = match field.strip_prefix('/') {
         None => whole.to_vec(),

@@ -20,7 +20,8 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
         return Err(SourceError::new(Cause::Refused, format!("{shown} is not a file")));
     }
     if !is_private(facts.mode(), facts.gid()) {
-        let problem = format!("{shown} can be read or written by others on this host: chmod 600 {shown}, and replace the key in it");
+        let problem =
+            format!("{shown} can be read or written by others on this host: chmod 600 {shown}, and replace the key in it");
         return Err(SourceError::new(Cause::Refused, problem));
     }
     let mut content = Zeroizing::new(Vec::with_capacity(LONGEST + 1));

@@ -6,7 +6,8 @@
 mod edit;
 
 use std::{
-    collections::BTreeMap, fs::File, future::Future, io::Read, iter, os::unix::fs::MetadataExt, path::Path, path::PathBuf, pin::Pin, str,
+    collections::BTreeMap, fs::File, future::Future, io::Read, iter, os::unix::fs::MetadataExt, path::Path, path::PathBuf,
+    pin::Pin, str,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -86,7 +87,10 @@ impl Identity {
             _ => None,
         };
         let unusable = || {
-            let words = format!("{} does not hold exactly one X25519 key of age (AGE-SECRET-KEY-1...); keys under a passphrase are not supported", path.display());
+            let words = format!(
+                "{} does not hold exactly one X25519 key of age (AGE-SECRET-KEY-1...); keys under a passphrase are not supported",
+                path.display()
+            );
             SourceError::new(Cause::Refused, words)
         };
         key.map(Self).ok_or_else(unusable)
@@ -126,15 +130,18 @@ impl Content {
         let facts = file.metadata().map_err(unreadable)?;
         // age proves that a file is whole, not who wrote it: whoever knows the recipient could put another in its place.
         if facts.mode() & 0o022 != 0 {
-            return Err(refused(format!("{shown} can be written by others on this host, so it cannot be trusted: chmod 600 {shown}")));
+            return Err(refused(format!(
+                "{shown} can be written by others on this host, so it cannot be trusted: chmod 600 {shown}"
+            )));
         }
         if facts.len() > LARGEST {
             return Err(refused(format!("{shown} is larger than {LARGEST} bytes")));
         }
         let mut sealed = Vec::with_capacity(facts.len() as usize + 1);
         file.take(LARGEST).read_to_end(&mut sealed).map_err(unreadable)?;
-        Self::parse(&unseal(&sealed, identity).map_err(|problem| refused(format!("{shown} {problem}")))?)
-            .ok_or_else(|| SourceError::new(Cause::BadAnswer, format!("{shown} opens, but what is in it is not ours, or of a later version")))
+        Self::parse(&unseal(&sealed, identity).map_err(|problem| refused(format!("{shown} {problem}")))?).ok_or_else(|| {
+            SourceError::new(Cause::BadAnswer, format!("{shown} opens, but what is in it is not ours, or of a later version"))
+        })
     }
 
     fn parse(plain: &[u8]) -> Option<Self> {
@@ -208,7 +215,7 @@ fn decode(text: &[u8]) -> Option<SecretValue> {
 fn unseal(sealed: &[u8], identity: &Identity) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     use age::DecryptError::{DecryptionFailed, InvalidMac, NoMatchingKeys};
     let words = |error| match error {
-        NoMatchingKeys => "is sealed to another key than this identity",
+        NoMatchingKeys => "is sealed to another key than this identity, or damaged",
         InvalidMac | DecryptionFailed => "has been changed or is damaged: restore it",
         _ => "is not a file that age made, or is cut off: restore it",
     };

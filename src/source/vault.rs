@@ -49,7 +49,11 @@ pub enum Login {
     Token(SecretString),
     TokenFile(PathBuf),
     /// The token it yields is revoked when the fetch is done.
-    AppRole { mount: String, role_id: String, secret_id_file: PathBuf },
+    AppRole {
+        mount: String,
+        role_id: String,
+        secret_id_file: PathBuf,
+    },
 }
 
 /// The version of the key-value engine at the mount.
@@ -75,11 +79,14 @@ impl Vault {
         let refused = |problem: &str| Err(SourceError::new(Cause::Refused, problem));
         let Ok(address) = reqwest::Url::parse(&settings.address) else { return refused("`address` is not a URL") };
         let host = address.host_str().unwrap_or_default();
-        let host_is_us = host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        let host_is_us =
+            host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
         match address.scheme() {
             "https" => {}
             "http" if host_is_us => {}
-            "http" => return refused("`address` is plain http to another host, where the token could be read on the way: use https"),
+            "http" => {
+                return refused("`address` is plain http to another host, where the token could be read on the way: use https");
+            }
             _ => return refused("`address` must start with https://"),
         }
         if !address.username().is_empty() || address.password().is_some() || address.path() != "/" || address.query().is_some() {
@@ -107,7 +114,9 @@ impl Vault {
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(30));
         if let Some(path) = ca_file {
-            let unusable = |why: String| SourceError::new(Cause::Refused, format!("cannot use the certificates in {}: {why}", path.display()));
+            let unusable = |why: String| {
+                SourceError::new(Cause::Refused, format!("cannot use the certificates in {}: {why}", path.display()))
+            };
             let pem = fs::read(path).map_err(|error| unusable(error.to_string()))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|_| unusable("they are not in PEM".into()))?;
             if certificates.is_empty() {
@@ -115,7 +124,9 @@ impl Vault {
             }
             http = http.tls_certs_merge(certificates);
         }
-        let http = http.build().map_err(|_| SourceError::new(Cause::Refused, "TLS cannot be set up: check the system's certificates and `ca-file`"))?;
+        let http = http.build().map_err(|_| {
+            SourceError::new(Cause::Refused, "TLS cannot be set up: check the system's certificates and `ca-file`")
+        })?;
         // What is not set here vaultrs takes from the environment. None of it is used: the HTTP client is ours, and so is the token.
         let settings = VaultClientSettingsBuilder::default()
             .address(address)
@@ -129,8 +140,7 @@ impl Vault {
             .namespace(namespace.clone())
             .build()
             .map_err(|_| SourceError::new(Cause::Refused, "`address` is not usable"))?;
-        let middle =
-            EndpointMiddleware { token: String::new(), version: "v1".into(), wrap: None, namespace: namespace.clone() };
+        let middle = EndpointMiddleware { token: String::new(), version: "v1".into(), wrap: None, namespace: namespace.clone() };
         Ok(Client(VaultClient { http: rustify::clients::reqwest::Client::new(address, http), middle, settings }))
     }
 
@@ -152,7 +162,9 @@ impl Vault {
         };
         // A header that cannot be made would make vaultrs panic, with the token in the message.
         match str::from_utf8(&token) {
-            Ok(token) if !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) => client.0.middle.token = token.to_owned(),
+            Ok(token) if !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic()) => {
+                client.0.middle.token = token.to_owned()
+            }
             _ => return Err(SourceError::new(Cause::Refused, "the token is empty or holds a character that no token has")),
         }
         Ok(client)
@@ -189,8 +201,14 @@ impl Vault {
     }
 
     fn parse<'a>(&self, body: &'a [u8], path: &str) -> Result<(Json<'a>, Version), SourceError> {
-        let odd = || SourceError::new(Cause::BadAnswer, format!("the answer for {path} is not one of a key-value engine: check `mount` and its version"));
-        let data = Json::parse(body).and_then(|body| body.at("data")).filter(|data| data.kind() == "an object").ok_or_else(odd)?;
+        let odd = || {
+            SourceError::new(
+                Cause::BadAnswer,
+                format!("the answer for {path} is not one of a key-value engine: check `mount` and its version"),
+            )
+        };
+        let data =
+            Json::parse(body).and_then(|body| body.at("data")).filter(|data| data.kind() == "an object").ok_or_else(odd)?;
         if self.settings.engine == Engine::V1 {
             return Ok((data, Version::from(1)));
         }
@@ -225,7 +243,11 @@ impl Source for Vault {
                 }
             };
             let reads = futures_util::stream::iter(paths);
-            reads.for_each_concurrent(self.settings.concurrency.max(1), async |(path, wanted)| self.read(&client, path, &wanted, &outcomes).await).await;
+            reads
+                .for_each_concurrent(self.settings.concurrency.max(1), async |(path, wanted)| {
+                    self.read(&client, path, &wanted, &outcomes).await
+                })
+                .await;
             if matches!(self.settings.login, Login::AppRole { .. }) {
                 // Failing that it runs out by itself: batch tokens cannot be revoked at all.
                 let _ = vaultrs::token::revoke_self(&client.0).await;
@@ -285,7 +307,9 @@ enum Asked<'a> {
 fn rest_error(error: vaultrs::error::ClientError) -> ClientError {
     match error {
         vaultrs::error::ClientError::RestClientError { source } => source,
-        vaultrs::error::ClientError::APIError { code, errors } => ClientError::ServerResponseError { code, content: Some(errors.join("; ")) },
+        vaultrs::error::ClientError::APIError { code, errors } => {
+            ClientError::ServerResponseError { code, content: Some(errors.join("; ")) }
+        }
         _ => ClientError::ServerResponseError { code: 200, content: None },
     }
 }
@@ -301,13 +325,18 @@ fn explain(error: ClientError, asked: &Asked) -> SourceError {
             let content = Zeroizing::new(content.unwrap_or_default());
             let says = |words: &str| content.contains(words);
             let (cause, words) = match code {
-                300..400 => (Cause::BadAnswer, "the redirect to another address is not followed with the token: set `address` to the active node"),
+                300..400 => (
+                    Cause::BadAnswer,
+                    "the redirect to another address is not followed with the token: set `address` to the active node",
+                ),
                 400 if login => (Cause::Refused, "refused: the role id or the secret id is wrong or has run out"),
                 403 if login => (Cause::Refused, "refused: check the role's bound addresses and `namespace`"),
                 400 => (Cause::Refused, "the server calls the request invalid: check `path`, `mount` and the engine's version"),
                 403 if says("invalid token") => (Cause::Refused, "the token is wrong or has run out"),
                 403 => (Cause::Refused, "reading is refused: the token is wrong, or its policy lacks `read` on this path"),
-                404 if says("no handler for route") => (Cause::NotFound, "nothing is mounted there: check `mount` and `namespace`"),
+                404 if says("no handler for route") => {
+                    (Cause::NotFound, "nothing is mounted there: check `mount` and `namespace`")
+                }
                 404 if says("nvalid path for a versioned") => (Cause::NotFound, "the engine there is version 2: check `engine`"),
                 404 if says("\"destroyed\":true") => (Cause::Refused, "its newest version is destroyed"),
                 404 if says("deletion_time") => (Cause::Refused, "its newest version is deleted"),
