@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use valetkey::attest::{Attestor, BadPath, Caller, Method, PeerStream, Refusal, Settings, Unseen};
 
@@ -257,6 +258,31 @@ fn a_forked_child_cannot_ask_over_an_inherited_socket() {
         let attested = stream.caller().peer().process.pid;
         let error = stream.read(&mut [0; 64]).await.unwrap_err();
         assert_eq!(refusal(&error), Refusal::OtherSender { attested, sender: child as u32 });
+    });
+}
+
+/// Both have written before anything is read: the first read gives the caller's bytes only, the next ends the connection at once.
+#[test]
+fn bytes_of_two_senders_are_never_read_as_one() {
+    let Some(server) = Server::start() else { return };
+    let sent = Gate::new();
+    let _peer = server.client(|mut stream| {
+        stream.write_all(b"mine").unwrap();
+        assert_eq!(Child::fork(|| stream.write_all(b"not mine").unwrap()).reap(), 0);
+        stream.write_all(b"mine again").unwrap();
+        sent.open();
+        sleep_forever()
+    });
+    sent.wait();
+    let stream = server.accept();
+    on_tokio(async {
+        let mut stream = peer_stream(stream, &attestor()).await.unwrap();
+        let mut text = [0; 64];
+        assert_eq!(stream.read(&mut text).await.unwrap(), 4);
+        assert_eq!(&text[..4], b"mine");
+        for _ in 0..2 {
+            assert_eq!(refusal(&stream.read(&mut text).await.unwrap_err()).reason(), "OTHER_SENDER");
+        }
     });
 }
 
@@ -648,12 +674,14 @@ fn costs() {
                 for _ in 0..rounds {
                     plain.0.write_all(&message).unwrap();
                     assert_eq!(plain.1.read(&mut buffer).await.unwrap(), size);
+                    assert!(plain.1.read(&mut buffer).now_or_never().is_none()); // as HTTP/2 does, which reads until it must wait
                 }
                 best[0] = best[0].min(start.elapsed() / rounds);
                 let start = Instant::now();
                 for _ in 0..rounds {
                     client.write_all(&message).unwrap();
                     assert_eq!(checked.read(&mut buffer).await.unwrap(), size);
+                    assert!(checked.read(&mut buffer).now_or_never().is_none());
                 }
                 best[1] = best[1].min(start.elapsed() / rounds);
             }
