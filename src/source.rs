@@ -116,6 +116,7 @@ pub trait Source: Send + Sync {
     fn kind(&self) -> &'static str;
 
     /// Reads every wanted secret, in the fewest calls the store allows, and sends exactly one outcome for each. Secrets that
-    /// share a path are read with one call. Never panics, never logs a value; connections are closed and buffers dropped by the time the future ends.
+    /// share a path are read with one call. Never panics, never logs a value. Buffers are dropped when the future ends, and
+    /// connections closed with it.
     fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 }

@@ -75,7 +75,11 @@ impl Caller {
 
         let standing = look(attestor, &pidfd, proc.as_ref())?;
         Standing { uid: connected.uid, gid: connected.gid, ..standing }.compare(standing)?;
-        let unit = attestor.0.tree.unit(connected.pid, standing.cgroup)?;
+        let unit =
+            attestor.0.tree.unit(connected.pid, standing.cgroup).map_err(|refusal| match kernel::alive(pidfd.as_fd()) {
+                Ok(false) => Refusal::Exited, // and its cgroup with it
+                _ => refusal,
+            })?;
         let seen = match (&proc, attestor.settings().executable) {
             (Some(proc), true) => attestor.0.executables.see(proc.as_fd()),
             _ => Err(Unseen::Off),

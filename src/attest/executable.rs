@@ -147,7 +147,7 @@ fn path(file: &File) -> Result<PathBuf, Errno> {
 
 fn on_fuse(file: BorrowedFd<'_>) -> Result<bool, Errno> {
     const FUSE_SUPER_MAGIC: i64 = 0x6573_5546; // linux/magic.h
-    Ok(rustix::fs::fstatfs(file)?.f_type as i64 == FUSE_SUPER_MAGIC)
+    Ok(rustix::fs::fstatfs(file)?.f_type == FUSE_SUPER_MAGIC)
 }
 
 fn sha256(content: &mut impl Read) -> Result<Sha256, Unseen> {

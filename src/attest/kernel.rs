@@ -111,9 +111,7 @@ pub fn alive(pidfd: BorrowedFd<'_>) -> Result<bool, Errno> {
 /// Is a pidfd's inode number one of its own (Linux 6.9), and not the number all anonymous files share?
 pub fn on_pidfs(pidfd: BorrowedFd<'_>) -> bool {
     const PID_FS_MAGIC: i64 = 0x5049_4446; // linux/magic.h
-    #[allow(clippy::unnecessary_cast, reason = "the field has another type with another libc")]
-    let magic = |found: rustix::fs::StatFs| found.f_type as i64;
-    rustix::fs::fstatfs(pidfd).is_ok_and(|found| magic(found) == PID_FS_MAGIC)
+    rustix::fs::fstatfs(pidfd).is_ok_and(|found| found.f_type == PID_FS_MAGIC)
 }
 
 /// `SO_PASSCRED`: the kernel is to attach each sender's credentials to what it sends.
@@ -151,11 +149,15 @@ pub fn receive(socket: BorrowedFd<'_>, into: &mut [MaybeUninit<u8>]) -> Result<(
 
 fn sender(message: &libc::msghdr) -> Option<Credentials> {
     // SAFETY: the kernel filled the control buffer and set its length; the macro looks at no more than that.
-    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    let header = unsafe { libc::CMSG_FIRSTHDR(message) };
+    if header.is_null() {
+        return None;
+    }
+    // SAFETY: not null, so the buffer holds a whole header; it is aligned, and still there.
+    let (level, kind, length) = unsafe { ((*header).cmsg_level, (*header).cmsg_type, (*header).cmsg_len as usize) };
     // SAFETY: arithmetic on a length.
     let whole = unsafe { libc::CMSG_LEN(size_of::<libc::ucred>() as u32) } as usize;
-    let ours = (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_CREDENTIALS);
-    if !ours || (header.cmsg_len as usize) < whole {
+    if (level, kind) != (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) || length < whole {
         return None;
     }
     // SAFETY: the message is as long as the struct, whose integers take any bits; the read does not rely on alignment.

@@ -99,20 +99,12 @@ impl AsyncRead for PeerStream {
             ready!(this.inner.poll_read_ready(cx))?;
             // SAFETY: nothing is written through it but what the kernel writes.
             let unfilled = unsafe { buffer.unfilled_mut() };
-            let mut received = None;
-            let waiting = this.inner.try_io(Interest::READABLE, || {
-                let (read, sender) = kernel::receive(this.inner.as_fd(), unfilled)?;
-                received = Some((read, sender));
-                // A short read has emptied the queue, or stopped at another sender's bytes, which end the connection whenever they are
-                // read. Saying "would block" now saves the call that finds out, as tokio's own streams do.
-                if read > 0 && read < unfilled.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
-            });
-            let Some((read, sender)) = received else {
-                match waiting {
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock || e.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(e) => return Poll::Ready(Err(e)),
-                    Ok(()) => continue,
-                }
+            // A short read does not mean that the queue is empty, as it would elsewhere: the kernel stops before another sender's
+            // bytes, and those are to end the connection now. So only the kernel says "would block".
+            let received = this.inner.try_io(Interest::READABLE, || Ok(kernel::receive(this.inner.as_fd(), unfilled)?));
+            let (read, sender) = match received {
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
+                outcome => outcome?,
             };
             if read > 0
                 && let Err(refusal) = this.check(sender)

@@ -204,7 +204,7 @@ impl<'a> Fetch<'a> {
                 self.fail(id, &describe(error.error_code(), None, None));
             }
             for entry in answer.secret_values.unwrap_or_default() {
-                self.deliver(None, entry.into());
+                self.deliver(entry.into());
             }
             next = answer.next_token.filter(|token| !token.is_empty());
             if next.is_none() {
@@ -215,18 +215,22 @@ impl<'a> Fetch<'a> {
 
     async fn single(&self, id: &'a str) {
         match self.client.get_secret_value().secret_id(id).send().await {
-            Ok(answer) => self.deliver(Some(id), answer.into()),
+            Ok(answer) => {
+                self.deliver(answer.into());
+                // Had the answer been the secret that was asked for, nobody would be waiting for it now.
+                self.fail(id, &SourceError::new(Cause::BadAnswer, "AWS answered with another secret: check `endpoint`"));
+            }
             Err(error) => self.fail(id, &explain(&error)),
         }
     }
 
-    /// Gives a secret to all who wait for it: by what was asked, by its ARN, and, where names are being read, by its name.
-    fn deliver(&self, asked: Option<&str>, secret: Secret) {
+    /// Gives a secret to all who wait for it: by its ARN, whole or in part, and, where names are being read, by its name.
+    fn deliver(&self, secret: Secret) {
         let mut served = Vec::new();
         {
             let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             // A secret of another account (read by ARN) must not be given out for our own of the same name: by then no name waits.
-            let names = [asked, Some(&*secret.arn), without_suffix(&secret.arn), Some(&*secret.name)];
+            let names = [Some(&*secret.arn), without_suffix(&secret.arn), Some(&*secret.name)];
             names.into_iter().flatten().filter_map(|id| waiting.remove(id)).for_each(|wanted| served.extend(wanted));
         }
         for wanted in served {
@@ -327,7 +331,9 @@ fn describe(code: Option<&str>, status: Option<u16>, request: Option<&str>) -> S
             (Cause::NotFound, "there is no such secret in this account and region, or it has no value")
         }
         ("DecryptionFailure", _) => (Cause::Refused, "KMS does not decrypt it: allow kms:Decrypt on its key"),
-        ("InvalidRequestException", _) => (Cause::Refused, "it is marked for deletion"),
+        ("InvalidRequestException", _) => {
+            (Cause::Refused, "it cannot be read in its state: most often it is marked for deletion")
+        }
         ("InternalServiceError" | "InternalServiceErrorException" | "InternalFailure", _) => {
             (Cause::Unreachable, "AWS failed inside")
         }
@@ -344,7 +350,7 @@ fn describe(code: Option<&str>, status: Option<u16>, request: Option<&str>) -> S
             (Cause::Refused, "AWS refuses: allow secretsmanager:GetSecretValue (and BatchGetSecretValue) to this role")
         }
         (_, Some(500..)) => (Cause::Unreachable, "AWS cannot answer now"),
-        (_, Some(404)) => (Cause::BadAnswer, "nothing answers there: check `endpoint`"),
+        (_, Some(200..=399 | 404)) => (Cause::BadAnswer, "the answer is not one of AWS Secrets Manager: check `endpoint`"),
         _ => (Cause::BadAnswer, "AWS does not accept the request: is `path` a name or an ARN of a secret?"),
     };
     let plain = |text: &str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');

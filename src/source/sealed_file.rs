@@ -215,7 +215,7 @@ fn decode(text: &[u8]) -> Option<SecretValue> {
 fn unseal(sealed: &[u8], identity: &Identity) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     use age::DecryptError::{DecryptionFailed, InvalidMac, NoMatchingKeys};
     let words = |error| match error {
-        NoMatchingKeys => "is sealed to another key than this identity",
+        NoMatchingKeys => "is sealed to another key than this identity, or damaged",
         InvalidMac | DecryptionFailed => "has been changed or is damaged: restore it",
         _ => "is not a file that age made, or is cut off: restore it",
     };

@@ -191,26 +191,54 @@ impl Seen {
     }
 }
 
-/// A listener that gives everyone the same answer.
-pub fn listener(answer: &str) -> (u16, Arc<Mutex<Seen>>) {
-    let answer = answer.to_owned();
-    listen(move |mut client, seen| {
-        let mut request = Vec::new();
-        let mut chunk = [0; 4096];
-        while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-            match client.read(&mut chunk) {
-                Ok(read) if read > 0 => request.extend_from_slice(&chunk[..read]),
-                _ => break,
+/// Waits for what takes a moment.
+pub async fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One HTTP request with its body; none where the client has gone.
+fn read_request(client: &mut TcpStream) -> Option<Vec<u8>> {
+    let (mut request, mut chunk) = (Vec::new(), [0; 4096]);
+    loop {
+        if let Some(end) = request.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&request[..end]).to_lowercase();
+            let length = head.split_once("content-length: ").map_or(0, |(_, rest)| rest.lines().next().unwrap().parse().unwrap());
+            if request.len() >= end + 4 + length {
+                return Some(request);
             }
         }
-        seen.lock().unwrap().bytes.extend(request);
-        let _ = client.write_all(answer.as_bytes());
+        match client.read(&mut chunk) {
+            Ok(read @ 1..) => request.extend_from_slice(&chunk[..read]),
+            _ => return None,
+        }
+    }
+}
+
+/// A listener that gives everyone the same answer, and closes the connection only if that says so.
+pub fn listener(answer: &str) -> (u16, Arc<Mutex<Seen>>) {
+    let answer = answer.to_owned();
+    listen("127.0.0.1", move |mut client, seen| {
+        while let Some(request) = read_request(&mut client) {
+            seen.lock().unwrap().bytes.extend(request);
+            if client.write_all(answer.as_bytes()).is_err() || answer.contains("Connection: close") {
+                break;
+            }
+        }
     })
 }
 
 /// A listener that hands everything on to a server on this host, and remembers it.
 pub fn proxy(upstream: u16) -> (u16, Arc<Mutex<Seen>>) {
-    listen(move |mut client, seen| {
+    proxy_at("127.0.0.1", upstream)
+}
+
+/// The same at another address of this host.
+pub fn proxy_at(address: &str, upstream: u16) -> (u16, Arc<Mutex<Seen>>) {
+    listen(address, move |mut client, seen| {
         let mut server = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
         let (mut back, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
         let answers = thread::spawn(move || {
@@ -229,8 +257,8 @@ pub fn proxy(upstream: u16) -> (u16, Arc<Mutex<Seen>>) {
     })
 }
 
-fn listen(serve: impl Fn(TcpStream, &Mutex<Seen>) + Send + Sync + 'static) -> (u16, Arc<Mutex<Seen>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+fn listen(address: &str, serve: impl Fn(TcpStream, &Mutex<Seen>) + Send + Sync + 'static) -> (u16, Arc<Mutex<Seen>>) {
+    let listener = TcpListener::bind((address, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let seen = Arc::new(Mutex::new(Seen::default()));
     let (all, serve) = (seen.clone(), Arc::new(serve));
