@@ -56,7 +56,7 @@ fn main() {
             let ours = Load::daemon(&host, shape, count);
             let floor = Load::echo(&echo, shape, count);
             let sides = [Side::Grpc(ours), Side::Grpc(floor)];
-            let peers = aws.as_ref().map(|peer| Side::Http(peer.load(if count == 16 { 8 } else { count })));
+            let peers = aws.as_ref().ok().map(|peer| Side::Http(peer.load(if count == 16 { 8 } else { count })));
             rows.push(compare(&runtime, shape, count, sides, peers, rounds, window));
         }
     }
