@@ -57,15 +57,18 @@ pub async fn start(client: &Client, open: Open, shared: Arc<Shared>, asks: mpsc:
     Ok(())
 }
 
+/// A secret that is wanted, and who waits for it: nobody, where the library itself fetches a new version.
+type Wish = (String, Option<oneshot::Sender<Result<Secret, Error>>>);
+
 struct Link {
     socket: std::path::PathBuf,
     open: Open,
     shared: Arc<Shared>,
     asks: mpsc::Receiver<Ask>,
-    waiting: HashMap<u64, (String, Option<oneshot::Sender<Result<Secret, Error>>>)>,
+    waiting: HashMap<u64, Wish>,
     next_id: u64,
     /// Taken from `asks`, but not sent yet: the connection broke.
-    asked: Vec<(String, Option<oneshot::Sender<Result<Secret, Error>>>)>,
+    asked: Vec<Wish>,
 }
 
 /// A session stream that the daemon granted.
@@ -220,7 +223,7 @@ impl Link {
 }
 
 /// Keeps what is asked for in the meantime, and ends when nobody is left to ask.
-async fn closed(asks: &mut mpsc::Receiver<Ask>, asked: &mut Vec<(String, Option<oneshot::Sender<Result<Secret, Error>>>)>) {
+async fn closed(asks: &mut mpsc::Receiver<Ask>, asked: &mut Vec<Wish>) {
     while let Some(ask) = asks.recv().await {
         if let Ask::Fetch { name, answer } = ask {
             asked.push((name, Some(answer)));
