@@ -23,6 +23,8 @@
 //! # fn main() {}
 //! ```
 
+mod backoff;
+mod changes;
 mod error;
 mod held;
 mod link;
@@ -33,11 +35,12 @@ use std::{
     time::Duration,
 };
 
+pub use changes::{Change, Changes};
 pub use error::{Error, Retry};
 pub use held::Secret;
 #[cfg(feature = "cli")]
 pub(crate) use link::connect;
-pub use session::{Change, Changes, Session};
+pub use session::Session;
 
 use crate::proto::v1::Open;
 
