@@ -69,7 +69,10 @@ impl Host {
             self.write("identity.key", secret.expose_secret());
             SealedFile::create(&sealed, &[recipient]).unwrap();
         }
-        let mut file = SealedFile::open(&sealed, &Identity::read(&identity).unwrap()).unwrap();
+        // A process that another test forks has our lock for as long as it takes to become another program.
+        let open = || SealedFile::open(&sealed, &Identity::read(&identity).unwrap());
+        let mut file = (0..100).find_map(|_| open().inspect_err(|_| std::thread::sleep(Duration::from_millis(10))).ok());
+        let file = file.as_mut().unwrap();
         for (name, value) in secrets {
             file.set(&name.parse().unwrap(), &SecretValue::copy_from(value).unwrap()).unwrap();
         }
@@ -91,7 +94,12 @@ impl Host {
 
     /// Starts the daemon and waits until it serves.
     pub fn start(&self) -> Daemon {
-        let mut daemon = self.spawn(&[]);
+        self.start_with(&[])
+    }
+
+    /// The same with this environment.
+    pub fn start_with(&self, environment: &[(&str, &str)]) -> Daemon {
+        let mut daemon = self.spawn(environment);
         if let Err(said) = daemon.wait_until_serving() {
             panic!("the daemon does not serve: {said}");
         }
@@ -100,10 +108,16 @@ impl Host {
 
     /// Starts the daemon with this environment, its log in `log`.
     pub fn spawn(&self, environment: &[(&str, &str)]) -> Daemon {
+        self.spawn_as(environment, |_| {})
+    }
+
+    /// The same, and `prepare` may change under which user and limits it runs.
+    pub fn spawn_as(&self, environment: &[(&str, &str)], prepare: impl FnOnce(&mut Command)) -> Daemon {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_valetkeyd"));
         command.arg("--config").arg(self.config()).env_clear().envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        prepare(&mut command);
         // SAFETY: prctl(2) is async-signal-safe.
         unsafe {
             command.pre_exec(|| {
@@ -131,6 +145,12 @@ impl Host {
 
     pub async fn broker(&self) -> BrokerClient<tonic::transport::Channel> {
         BrokerClient::new(channel(&self.tools_socket()).await)
+    }
+
+    /// Runs a `valetkey` command that asks the daemon.
+    pub fn operate(&self, arguments: &[&str]) -> Output {
+        let socket = self.admin_socket();
+        self.valetkey(&[arguments, &["--socket", socket.to_str().unwrap()]].concat())
     }
 
     /// Runs the `valetkey` command against this host.
