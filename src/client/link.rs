@@ -27,6 +27,9 @@ use crate::proto::v1::{
     session_response::Response,
 };
 
+/// A value of 1 MiB, the most that the sealed file takes, with all that stands around it.
+const LARGEST: usize = 2 * 1024 * 1024;
+
 /// A channel to the daemon at this socket.
 ///
 /// # Errors
@@ -90,7 +93,7 @@ impl Live {
         let (up, requests) = mpsc::unbounded_channel();
         let broken = |detail: String| Error::Unreachable { socket: socket.into(), detail };
         up.send(request(Request::Open(open.clone()))).map_err(|error| broken(error.to_string()))?;
-        let mut broker = BrokerClient::new(connect(socket).await?).max_decoding_message_size(1024 * 1024);
+        let mut broker = BrokerClient::new(connect(socket).await?).max_decoding_message_size(LARGEST);
         let error = |status: &tonic::Status| Error::from_status(status).unwrap_or_else(|| broken(status.message().into()));
         let mut down =
             broker.session(UnboundedReceiverStream::new(requests)).await.map_err(|status| error(&status))?.into_inner();

@@ -43,7 +43,7 @@ impl Shared {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let previous = current.insert(secret.name().into(), secret.clone());
         drop(current);
-        if let Some(previous) = previous.filter(|previous| previous.version() != secret.version()) {
+        if let Some(previous) = previous.filter(|previous| !previous.same_as(secret)) {
             // No receiver: nobody watches, and the next `get` returns the new version all the same.
             let _ = self.changes.send(Change { secret: secret.clone(), previous });
         }

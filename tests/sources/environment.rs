@@ -18,7 +18,7 @@ async fn captured_values_are_given() {
         ("PLAIN".to_owned(), SecretValue::copy_from(b"marker").unwrap()),
         ("JSON".to_owned(), SecretValue::copy_from(br#"{"key":"marker-key"}"#).unwrap()),
     ]);
-    let source = Environment::new(Settings { values }).unwrap();
+    let source = Environment::new(Settings { values });
     let plain = fetch_one(&source, "PLAIN", None).await;
     assert_value(&plain, b"marker");
     assert_eq!(plain.unwrap().version.as_str(), "1");
