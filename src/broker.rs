@@ -22,7 +22,7 @@ use crate::{
     peer::{Peer, Process, Witness},
     policy::{Decision, Denial, Policy, Request, Scope},
     session::{End, Form, Session, Sessions},
-    store::{Held, Store},
+    store::{Held, Serial, Store},
 };
 
 mod refused;
@@ -114,7 +114,9 @@ impl Broker {
         self.still(witness, session)?;
         let tally = self.tally(session.tool());
         self.keep_hand_outs_within_bounds(session, &tally, 1)?;
-        self.hand_out(session, &tally, secret)
+        let handout = self.find(session, secret)?;
+        record(session, &tally, &handout);
+        Ok(handout)
     }
 
     /// Hands out several secrets of a session: all of them or none.
@@ -125,7 +127,10 @@ impl Broker {
         self.still(witness, session)?;
         let tally = self.tally(session.tool());
         self.keep_hand_outs_within_bounds(session, &tally, secrets.len() as u64)?;
-        secrets.iter().map(|secret| self.hand_out(session, &tally, secret)).collect()
+        let handouts = secrets.iter().map(|secret| self.find(session, secret)).collect::<Result<Vec<_>, _>>()?;
+        // Only now: of a call that is refused, nothing was handed out.
+        handouts.iter().for_each(|handout| record(session, &tally, handout));
+        Ok(handouts)
     }
 
     /// The process uses this version now, and none before it.
@@ -157,7 +162,9 @@ impl Broker {
     /// Extends a unary session and says until when.
     pub fn renew(&self, witness: &dyn Witness, session: &Session) -> Result<SystemTime, Refused> {
         self.still(witness, session)?;
-        session.renew(self.uptime() + self.settings.session_lifetime);
+        if !session.renew(self.uptime() + self.settings.session_lifetime) {
+            return Err(Refused::bad_request("this session is a stream: it lives as long as that, and is not renewed".into()));
+        }
         Ok(SystemTime::now() + self.settings.session_lifetime)
     }
 
@@ -215,8 +222,8 @@ impl Broker {
         self.sessions.list().iter().for_each(|session| session.tell());
     }
 
-    /// The version that is in memory now.
-    pub fn version(&self, secret: &SecretName) -> Option<Version> {
+    /// The version that is in memory now, and which of all values that ever were it has.
+    pub fn version(&self, secret: &SecretName) -> Option<(Version, Serial)> {
         self.store.version(secret.as_str())
     }
 
@@ -272,7 +279,8 @@ impl Broker {
         }
     }
 
-    fn hand_out(&self, session: &Session, tally: &Tally, secret: &str) -> Result<Handout, Refused> {
+    /// Decides, and reads what is granted.
+    fn find(&self, session: &Session, secret: &str) -> Result<Handout, Refused> {
         let policy = self.policy();
         let grant = match policy.decide(&session.peer, &Request::Get { scope: &session.scope, secret }) {
             Decision::Allow(grant) => grant,
@@ -283,9 +291,7 @@ impl Broker {
             warn!(tool = %session.tool(), session = %session.id, secret = %grant.secret(), "granted, but not to be had: {absent}");
             Refused::unavailable(grant.secret())
         })?;
-        session.holds(grant.secret(), &held.version);
-        tally.handouts.fetch_add(1, Relaxed);
-        debug!(tool = %session.tool(), session = %session.id, secret = %grant.secret(), version = %held.version, by = %grant.origin(), "handed out");
+        debug!(tool = %session.tool(), session = %session.id, secret = %grant.secret(), version = %held.version, by = %grant.origin(), "handing out");
         Ok(Handout { secret: grant.secret().clone(), held })
     }
 
@@ -296,11 +302,12 @@ impl Broker {
         if session.handouts.load(Relaxed) + count > tool.limits.per_session {
             return Err(Refused::limit("hand-outs in one session", None));
         }
-        let now = self.uptime();
-        for _ in 0..count {
-            tally.meter.take(&tool.limits, now).map_err(|RetryAfter(wait)| Refused::limit("requests a minute", Some(wait)))?;
+        let most = tool.limits.at_once();
+        if count > most {
+            return Err(Refused::too_many_at_once(most));
         }
-        Ok(())
+        let taken = tally.meter.take(&tool.limits, count, self.uptime());
+        taken.map_err(|RetryAfter(wait)| Refused::limit("requests a minute", Some(wait)))
     }
 
     fn keep_sessions_within_bounds(&self, tool: &ToolName) -> Result<(), Refused> {
@@ -329,7 +336,7 @@ impl Broker {
             strangers.entry(peer.uid).or_default().clone()
         });
         let limits = crate::limits::Limits { per_minute: OPENS_PER_MINUTE, ..Default::default() };
-        meter.take(&limits, self.uptime()).map_err(|RetryAfter(wait)| Refused::limit("sessions opened a minute", Some(wait)))
+        meter.take(&limits, 1, self.uptime()).map_err(|RetryAfter(wait)| Refused::limit("sessions opened a minute", Some(wait)))
     }
 
     /// Puts a refusal on the record in the operator's words, and passes on what the tool may hear.
@@ -347,6 +354,11 @@ impl Handout {
     pub fn age(&self) -> Duration {
         self.held.confirmed.elapsed().unwrap_or_default()
     }
+}
+
+fn record(session: &Session, tally: &Tally, Handout { secret, held }: &Handout) {
+    session.holds(secret, &held.version);
+    tally.handouts.fetch_add(1, Relaxed);
 }
 
 fn unit(peer: &Peer) -> &str {

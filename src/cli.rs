@@ -159,7 +159,7 @@ pub fn main() -> ExitCode {
 #[derive(Debug, clap::Args)]
 struct AdminSocket {
     /// The daemon's admin socket [default: /run/valetkey/admin.sock, or ~/.local/state/valetkey/run/admin.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
 }
 

@@ -16,7 +16,7 @@ use std::{
 use clap::Parser;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 use tracing::{error, info, warn};
@@ -126,6 +126,7 @@ struct Daemon {
     control_plane: Runtime,
     tools: Listener,
     admin: Listener,
+    hangup: Signal,
 }
 
 fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemon, Vec<String>> {
@@ -133,6 +134,8 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     let runtime =
         |mut builder: Builder| builder.enable_all().build().map_err(|error| one(format!("cannot start threads: {error}")));
     let tools_plane = runtime(Builder::new_current_thread())?;
+    // From here on, not from when all is loaded: until it is caught, SIGHUP kills.
+    let hangup = catch(&tools_plane, SignalKind::hangup())?;
     let control_plane = {
         let mut builder = Builder::new_multi_thread();
         builder.worker_threads(2).thread_name("valetkeyd-control");
@@ -165,7 +168,13 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     let config = Arc::new(config);
     let parts = Parts { config: config.clone(), captured, keeper, last_good, method: attestor.method().to_string() };
     let operations = Arc::new(Operations::new(parts, broker.clone(), control_plane.handle().clone()));
-    Ok(Daemon { config, broker, operations, attestor, health: Health::default(), tools_plane, control_plane, tools, admin })
+    let health = Health::default();
+    Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, hangup })
+}
+
+fn catch(runtime: &Runtime, kind: SignalKind) -> Result<Signal, Vec<String>> {
+    let _inside = runtime.enter();
+    signal(kind).map_err(|error| vec![format!("signals cannot be caught: {error}")])
 }
 
 fn sockets(config: &Config) -> (Socket, Socket) {
@@ -187,7 +196,10 @@ fn bind(runtime: &Runtime, socket: &Socket) -> Result<Listener, Vec<String>> {
 impl Daemon {
     /// Serves until a signal says stop, then drains.
     fn serve(self) -> Result<(), Vec<String>> {
-        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin } = self;
+        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, hangup } = self;
+        // Before systemd is told that the daemon is ready: what it sends then must find someone who listens.
+        let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| catch(&tools_plane, kind));
+        let signals = Signals { hangup, terminate: terminate?, interrupt: interrupt? };
         let (stop, stopping) = watch::channel(false);
         let stopped = |mut stopping: watch::Receiver<bool>| async move { drop(stopping.wait_for(|stop| *stop).await) };
         let daemon = &config.daemon;
@@ -205,8 +217,8 @@ impl Daemon {
         let drain = daemon.drain_timeout;
         let ended = tools_plane.block_on(async {
             let expiring = tokio::spawn(expire(broker.clone()));
-            let orders =
-                tokio::spawn(follow_orders(operations, broker.clone(), health.clone(), stop, control_plane.handle().clone()));
+            let control = control_plane.handle().clone();
+            let orders = tokio::spawn(follow_orders(signals, operations, broker.clone(), health.clone(), stop, control));
             health.serving(true).await;
             notify(&[sd_notify::NotifyState::Ready]);
             info!("ready");
@@ -241,28 +253,29 @@ async fn expire(broker: Arc<Broker>) {
     }
 }
 
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
 /// SIGHUP reloads; SIGTERM and SIGINT stop.
 async fn follow_orders(
+    mut signals: Signals,
     operations: Arc<Operations>,
     broker: Arc<Broker>,
     health: Health,
     stop: watch::Sender<bool>,
     control: Handle,
 ) {
-    let (Ok(mut hangup), Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::hangup()), signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        error!("signals cannot be caught: stop this daemon with SIGKILL");
-        return;
-    };
     loop {
         tokio::select! {
-            _ = hangup.recv() => {
+            _ = signals.hangup.recv() => {
                 let operations = operations.clone();
                 control.spawn(async move { drop(operations.reload().await) });
             }
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
         }
     }
     info!("stopping");

@@ -23,6 +23,13 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The most that may pass at one moment: a sixth of a minute's.
+    pub fn at_once(&self) -> u64 {
+        u64::from((self.per_minute / 6).max(1))
+    }
+}
+
 /// Counts what a tool takes against `per_minute`, by the generic cell rate algorithm: one number holds the time at which
 /// the tool's allowance would be full again.
 #[derive(Debug, Default)]
@@ -35,15 +42,15 @@ pub struct Meter {
 pub struct RetryAfter(pub Duration);
 
 impl Meter {
-    /// Takes one. `now` is any monotonic time since a fixed point.
-    pub fn take(&self, limits: &Limits, now: Duration) -> Result<(), RetryAfter> {
+    /// Takes so many, or none. `now` is any monotonic time since a fixed point. More than [`Limits::at_once`] never pass.
+    pub fn take(&self, limits: &Limits, count: u64, now: Duration) -> Result<(), RetryAfter> {
         const MINUTE: u64 = 60_000_000_000;
         let now = now.as_nanos() as u64;
         let each = MINUTE / u64::from(limits.per_minute.max(1));
-        let burst = each * u64::from((limits.per_minute / 6).max(1));
+        let burst = each * limits.at_once();
         let mut wait = 0;
         let step = |full_at: u64| {
-            let next = full_at.max(now) + each;
+            let next = full_at.max(now) + each * count;
             wait = next.saturating_sub(now + burst);
             (wait == 0).then_some(next)
         };
@@ -67,10 +74,19 @@ mod tests {
     #[test]
     fn a_burst_passes_and_the_rest_waits() {
         let (meter, limits) = (Meter::default(), limits(60));
-        let passed = (0..100).filter(|_| meter.take(&limits, Duration::ZERO).is_ok()).count();
+        let passed = (0..100).filter(|_| meter.take(&limits, 1, Duration::ZERO).is_ok()).count();
         assert_eq!(passed, 10);
-        assert_eq!(meter.take(&limits, Duration::ZERO), Err(RetryAfter(Duration::from_secs(1))));
-        assert_eq!(meter.take(&limits, Duration::from_secs(1)), Ok(()));
+        assert_eq!(meter.take(&limits, 1, Duration::ZERO), Err(RetryAfter(Duration::from_secs(1))));
+        assert_eq!(meter.take(&limits, 1, Duration::from_secs(1)), Ok(()));
+    }
+
+    #[test]
+    fn several_pass_together_or_take_nothing() {
+        let (meter, limits) = (Meter::default(), limits(60));
+        assert_eq!(meter.take(&limits, 8, Duration::ZERO), Ok(()));
+        assert_eq!(meter.take(&limits, 5, Duration::ZERO), Err(RetryAfter(Duration::from_secs(3))));
+        assert_eq!(meter.take(&limits, 2, Duration::ZERO), Ok(()));
+        assert_eq!(meter.take(&limits, 10, Duration::from_secs(10)), Ok(()));
     }
 
     proptest! {
@@ -81,11 +97,11 @@ mod tests {
             let (mut now, mut passed) = (Duration::ZERO, 0u64);
             for step in steps {
                 now += Duration::from_millis(step);
-                match meter.take(&limits, now) {
+                match meter.take(&limits, 1, now) {
                     Ok(()) => passed += 1,
                     Err(RetryAfter(wait)) => {
                         now += wait;
-                        prop_assert_eq!(meter.take(&limits, now), Ok(()));
+                        prop_assert_eq!(meter.take(&limits, 1, now), Ok(()));
                         passed += 1;
                     }
                 }

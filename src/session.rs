@@ -14,6 +14,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use tokio::sync::watch;
 
 use crate::{
     name::{SecretName, SessionId, ToolName, Version},
@@ -60,9 +61,11 @@ pub struct Session {
     form: Mutex<Form>,
     held: Mutex<BTreeMap<SecretName, Version>>,
     ended: Mutex<Option<End>>,
-    /// The one who follows this session: its stream, or its watch.
+    /// Its stream, where it is one. A waker costs nothing at each request; there is room for one alone.
     follower: AtomicWaker,
     news: AtomicBool,
+    /// Everyone else who follows it.
+    watches: watch::Sender<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -79,9 +82,13 @@ impl Session {
         *lock(&self.form)
     }
 
-    /// Moves the end of a unary session.
-    pub fn renew(&self, expires: Duration) {
-        *lock(&self.form) = Form::Unary { expires };
+    /// Moves the end of a unary session. `false`: it is a stream, which has no such end.
+    pub fn renew(&self, until: Duration) -> bool {
+        match &mut *lock(&self.form) {
+            Form::Unary { expires } => *expires = until,
+            Form::Stream => return false,
+        }
+        true
     }
 
     /// Remembers that this version was handed to the process. Says whether the process held another version before.
@@ -116,13 +123,20 @@ impl Session {
         self.tell();
     }
 
-    /// Wakes the follower: something it should look at has changed.
+    /// Wakes the followers: something they should look at has changed.
     pub fn tell(&self) {
         self.news.store(true, Relaxed);
         self.follower.wake();
+        self.watches.send_replace(());
     }
 
-    /// Ready once for each [`tell`](Self::tell), or for several at once. One follower at a time: a second takes the place of the first.
+    /// Follows the session beside its stream. Changes with each [`tell`](Self::tell), or with several at once.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.watches.subscribe()
+    }
+
+    /// Ready once for each [`tell`](Self::tell), or for several at once. For the session's own stream: a second who polls takes the
+    /// place of the first.
     pub fn poll_news(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.follower.register(cx.waker());
         if self.news.swap(false, Relaxed) { Poll::Ready(()) } else { Poll::Pending }
@@ -150,6 +164,7 @@ impl Sessions {
             ended: Mutex::new(None),
             follower: AtomicWaker::new(),
             news: AtomicBool::new(false),
+            watches: watch::Sender::new(()),
         });
         lock(&self.open).insert(id, session.clone());
         session

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::SystemTime,
 };
 
@@ -23,8 +26,13 @@ pub struct Held {
     pub version: Version,
     /// When the daemon last heard from the source that this version is current.
     pub confirmed: SystemTime,
+    serial: Serial,
     value: Arc<SecretValue>,
 }
+
+/// Tells apart values that a source gave the same version: one made anew under its old name starts at 1 again, and some sources
+/// keep no versions.
+pub type Serial = u64;
 
 impl Held {
     /// Lends the value for as long as `look` runs.
@@ -84,12 +92,13 @@ pub struct Keeper {
     redactor: Redactor,
     /// Versions that were held before, and may still be in a tool's hands and so in an upstream's error.
     previous: Mutex<HashMap<SecretName, Version>>,
+    serial: AtomicU64,
 }
 
 /// An empty store, whose values this redactor will know.
 pub fn new(redactor: Redactor) -> (Keeper, Store) {
     let shelf = Arc::new(Shelf { entries: RwLock::default(), changes: watch::Sender::new(0) });
-    (Keeper { shelf: shelf.clone(), redactor, previous: Mutex::default() }, Store { shelf })
+    (Keeper { shelf: shelf.clone(), redactor, previous: Mutex::default(), serial: AtomicU64::new(0) }, Store { shelf })
 }
 
 impl Store {
@@ -102,8 +111,10 @@ impl Store {
     }
 
     /// The version in memory now. No grant: a version is a fact, not a value.
-    pub fn version(&self, secret: &str) -> Option<Version> {
-        self.shelf.read().get(secret).and_then(|(_, entry)| entry.as_ref().ok()).map(|held| held.version.clone())
+    pub fn version(&self, secret: &str) -> Option<(Version, Serial)> {
+        let entries = self.shelf.read();
+        let (_, entry) = entries.get(secret)?;
+        entry.as_ref().ok().map(|held| (held.version.clone(), held.serial))
     }
 
     /// What is in memory, without values: source, and version and time or why not.
@@ -139,10 +150,13 @@ impl Keeper {
         short.map(|((name, _), _)| name.clone()).collect()
     }
 
-    /// The redactor forgets the version before the one that is replaced now.
-    fn retire(&self, secret: &SecretName, replaced: Version) {
+    /// The redactor forgets the version before the one that goes now; but not where that one is `held` again: sources roll back.
+    fn retire(&self, secret: &SecretName, gone: Version, held: Option<&Version>) {
         let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(older) = previous.insert(secret.clone(), replaced) {
+        if let Some(older) = previous.insert(secret.clone(), gone.clone())
+            && older != gone
+            && Some(&older) != held
+        {
             self.redactor.forget(secret, &older);
         }
     }
@@ -153,15 +167,17 @@ impl Keeper {
         let before = entries.get(&secret).and_then(|(_, entry)| entry.as_ref().ok());
         let same = before.filter(|held| held.version == fetched.version && held.value.same_as(&fetched.value));
         // The value that is held already stays where it is: a second copy would do nothing but exist.
-        let (value, change) = match same {
-            Some(held) => (held.value.clone(), Change::None),
-            None => (Arc::new(fetched.value), Change::New),
+        let (value, serial, change) = match same {
+            Some(held) => (held.value.clone(), held.serial, Change::None),
+            None => (Arc::new(fetched.value), self.serial.fetch_add(1, Relaxed), Change::New),
         };
-        let replaced = before.map(|held| held.version.clone()).filter(|version| *version != fetched.version);
-        entries.insert(secret.clone(), (source, Ok(Arc::new(Held { version: fetched.version, confirmed: now, value }))));
+        let version = fetched.version;
+        let replaced = before.map(|held| held.version.clone()).filter(|replaced| *replaced != version);
+        let held = Held { version: version.clone(), confirmed: now, serial, value };
+        entries.insert(secret.clone(), (source, Ok(Arc::new(held))));
         drop(entries);
         if let Some(replaced) = replaced {
-            self.retire(&secret, replaced);
+            self.retire(&secret, replaced, Some(&version));
         }
         self.announce(change)
     }
@@ -174,7 +190,9 @@ impl Keeper {
     /// Drops the value and remembers why.
     pub fn drop_value(&self, secret: &SecretName, source: &SourceName, why: Absent) -> Change {
         let before = self.shelf.write().insert(secret.clone(), (source.clone(), Err(why)));
-        self.announce(if matches!(before, Some((_, Ok(_)))) { Change::Gone } else { Change::None })
+        let Some((_, Ok(gone))) = before else { return self.announce(Change::None) };
+        self.retire(secret, gone.version.clone(), None);
+        self.announce(Change::Gone)
     }
 
     /// Drops the value because an operator said so. `None`: no such secret in memory.
@@ -189,8 +207,13 @@ impl Keeper {
 
     /// Forgets every secret that is not wanted any more.
     pub fn retain(&self, wanted: impl Fn(&SecretName) -> bool) {
-        self.shelf.write().retain(|name, _| wanted(name));
-        self.announce(Change::Gone);
+        let unwanted: Vec<_> = self.shelf.write().extract_if(|name, _| !wanted(name)).collect();
+        for (name, (_, entry)) in &unwanted {
+            if let Ok(gone) = entry {
+                self.retire(name, gone.version.clone(), None);
+            }
+        }
+        self.announce(if unwanted.is_empty() { Change::None } else { Change::Gone });
     }
 
     fn announce(&self, change: Change) -> Change {
@@ -198,5 +221,71 @@ impl Keeper {
             self.shelf.changes.send_modify(|count| *count += 1);
         }
         change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fetched(value: &str, version: u64) -> Fetched {
+        Fetched { value: SecretValue::copy_from(value.as_bytes()).unwrap(), version: version.into() }
+    }
+
+    fn put(keeper: &Keeper, value: &str, version: u64) -> Change {
+        let (secret, fetched) = ("it".parse().unwrap(), fetched(value, version));
+        let _ = keeper.expect([(&secret, &fetched)]);
+        keeper.put(secret, "prod".parse().unwrap(), fetched, SystemTime::UNIX_EPOCH)
+    }
+
+    fn known(redactor: &Redactor, value: &str) -> bool {
+        !redactor.redact_str(value).contains(value)
+    }
+
+    #[test]
+    fn the_redactor_knows_this_version_and_the_one_before() {
+        let redactor = Redactor::new().unwrap();
+        let (keeper, _) = new(redactor.clone());
+        let values = ["first-value-of-it", "second-value-of-it", "third-value-of-it"];
+        for (version, value) in (1..).zip(values) {
+            assert_eq!(put(&keeper, value, version), Change::New);
+        }
+        assert_eq!(values.map(|value| known(&redactor, value)), [false, true, true]);
+    }
+
+    #[test]
+    fn a_source_that_rolls_back_does_not_make_the_redactor_forget_what_is_held() {
+        let redactor = Redactor::new().unwrap();
+        let (keeper, _) = new(redactor.clone());
+        for (value, version) in [("first-value-of-it", 1), ("second-value-of-it", 2), ("first-value-of-it", 1)] {
+            put(&keeper, value, version);
+        }
+        assert!(known(&redactor, "first-value-of-it") && known(&redactor, "second-value-of-it"));
+    }
+
+    #[test]
+    fn what_is_revoked_and_loaded_again_stays_known() {
+        let redactor = Redactor::new().unwrap();
+        let (keeper, _) = new(redactor.clone());
+        for _ in 0..3 {
+            put(&keeper, "first-value-of-it", 1);
+            assert_eq!(keeper.revoke("it"), Some(Change::Gone));
+            assert!(known(&redactor, "first-value-of-it"), "a tool may still hold it");
+        }
+        put(&keeper, "second-value-of-it", 2);
+        keeper.retain(|_| false);
+        put(&keeper, "third-value-of-it", 3);
+        assert!(known(&redactor, "third-value-of-it") && !known(&redactor, "first-value-of-it"));
+    }
+
+    #[test]
+    fn another_value_of_the_same_version_is_news() {
+        let (keeper, store) = new(Redactor::new().unwrap());
+        assert_eq!(put(&keeper, "first-value-of-it", 1), Change::New);
+        let before = store.version("it");
+        assert_eq!(put(&keeper, "first-value-of-it", 1), Change::None);
+        assert_eq!(store.version("it"), before);
+        assert_eq!(put(&keeper, "other-value-of-it", 1), Change::New);
+        assert_ne!(store.version("it"), before);
     }
 }

@@ -56,6 +56,14 @@ impl Refused {
         Self { retry_after, ..Self::new(Reason::LimitReached, format!("the limit on {what} is reached: {advice}")) }
     }
 
+    /// More than would pass at any time: waiting does not help.
+    pub(super) fn too_many_at_once(most: u64) -> Self {
+        Self::new(
+            Reason::LimitReached,
+            format!("this tool may have {most} secrets in one call at the most: ask for fewer at once"),
+        )
+    }
+
     /// The session ended under the tool.
     pub fn ended(end: End) -> Self {
         match end {

@@ -49,7 +49,7 @@ impl Shared {
     /// Keeps a version that was handed out, and tells of it where it replaces another.
     pub fn keep(&self, secret: &Secret) {
         let previous = self.current.write().unwrap_or_else(PoisonError::into_inner).insert(secret.name().into(), secret.clone());
-        if let Some(previous) = previous.filter(|previous| previous.version() != secret.version()) {
+        if let Some(previous) = previous.filter(|previous| !previous.same_as(secret)) {
             self.watchers.tell(secret, &previous);
         }
     }

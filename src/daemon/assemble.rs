@@ -32,17 +32,19 @@ pub struct Captured {
     credentials: Option<PathBuf>,
 }
 
-/// Takes every variable that some tool may have, through `take`, which must leave none behind.
+/// Takes every variable that is a secret, through `take`, which must leave none behind. Those that no tool may have are dropped: they
+/// are secrets all the same, and do not stay where `/proc/PID/environ` shows them.
 pub fn capture(config: &Config, take: impl Fn(&str) -> Option<SecretValue>) -> Captured {
     let granted = config.policy.granted();
     let from_environment = |source: &SourceName| matches!(config.sources.get(source), Some(SourceSettings::Environment));
-    let wanted = config.secrets.iter().filter(|(name, secret)| granted.contains(name) && from_environment(&secret.source));
-    let mut values = HashMap::new();
-    for (_, secret) in wanted {
-        if let Some(value) = take(&secret.path) {
-            values.insert(secret.path.clone(), value);
-        }
+    // Two secrets may be fields of one variable, and it can be taken once.
+    let mut variables: BTreeMap<&str, bool> = BTreeMap::new();
+    for (name, secret) in config.secrets.iter().filter(|(_, secret)| from_environment(&secret.source)) {
+        *variables.entry(&secret.path).or_default() |= granted.contains(name);
     }
+    let taken = variables.into_iter().map(|(variable, keep)| (variable, keep, take(variable)));
+    let values: HashMap<_, _> =
+        taken.filter_map(|(variable, keep, value)| Some((variable.to_owned(), value.filter(|_| keep)?))).collect();
     let names = values.keys().cloned().collect();
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     Captured { values: Arc::new(Environment::new(environment::Settings { values })), names, credentials }

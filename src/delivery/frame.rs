@@ -3,7 +3,9 @@
 //! tonic's own encoder copies each message into a buffer that a stream keeps for its whole life. Here a frame is one allocation,
 //! filled straight from the protected page, handed to the socket without a copy, and wiped when the last reference goes. At least
 //! [`HEAD`] bytes stand before the value, because HTTP/2 copies the start of each payload into a buffer that lives as long as the
-//! connection (h2 copies payloads under 256 bytes whole, and about 247 bytes of longer ones).
+//! connection (h2 copies payloads under 256 bytes whole, and about 247 bytes of longer ones). A message that is cut into several
+//! payloads has more starts than one: there [`TAIL`] bytes stand *after* the last value too, so that the last payload starts with
+//! them, and what was copied of the value is overwritten.
 
 use std::{
     future::{Future, poll_fn},
@@ -24,6 +26,11 @@ use crate::{broker::Handout, secret::wipe_bytes};
 
 /// Bytes before a value, at the least. h2's limit is 256; the rest is margin, checked by the memory scan in the tests.
 const HEAD: usize = 320;
+
+/// The largest payload that HTTP/2 sends unless a peer asks for more (RFC 9113, 4.2).
+const PAYLOAD: usize = 16 * 1024;
+/// Bytes after the last value of a message that does not fit one payload.
+const TAIL: usize = PAYLOAD + HEAD;
 
 /// A frame that holds a value, wiped when dropped.
 struct Wiped(Vec<u8>);
@@ -52,29 +59,37 @@ pub fn plain(message: &impl Message) -> Bytes {
 
 /// The frame of `SessionResponse { secret }`.
 pub fn session_secret(id: u64, handout: &Handout) -> Bytes {
-    wrapped(2, &[Sized::of(id, handout)])
+    wrapped(2, vec![Sized::of(id, handout)])
 }
 
 /// The frame of `GetSecretsResponse { secrets }`.
 pub fn get_secrets(handouts: &[Handout]) -> Bytes {
-    let secrets: Vec<_> = handouts.iter().map(|handout| Sized::of(0, handout)).collect();
-    wrapped(1, &secrets)
+    wrapped(1, handouts.iter().map(|handout| Sized::of(0, handout)).collect())
 }
 
 /// One message whose field `tag` holds these `Secret` messages.
-fn wrapped(tag: u32, secrets: &[Sized<'_>]) -> Bytes {
-    let length: usize = secrets.iter().map(|s| key_len(tag) + encoded_len_varint(s.length as u64) + s.length).sum();
+fn wrapped(tag: u32, mut secrets: Vec<Sized<'_>>) -> Bytes {
+    let length_of = |secrets: &[Sized<'_>]| secrets.iter().map(|secret| field_len(tag, secret.length)).sum();
+    let mut length: usize = length_of(&secrets);
+    if let Some(last) = secrets.last_mut().filter(|_| 5 + length > PAYLOAD) {
+        last.add_tail();
+        length = length_of(&secrets);
+    }
     // The capacity is exact: growing would leave a copy behind.
     let mut frame = Vec::with_capacity(5 + length);
     frame.push(0);
     frame.extend_from_slice(&(length as u32).to_be_bytes());
-    for secret in secrets {
+    for secret in &secrets {
         encode_key(tag, WireType::LengthDelimited, &mut frame);
         encode_varint(secret.length as u64, &mut frame);
         secret.encode(&mut frame);
     }
     debug_assert_eq!(frame.len(), 5 + length);
     Bytes::from_owner(Wiped(frame))
+}
+
+fn field_len(tag: u32, length: usize) -> usize {
+    key_len(tag) + encoded_len_varint(length as u64) + length
 }
 
 /// A `valetkey.v1.Secret` that is about to be encoded, with its length.
@@ -84,6 +99,8 @@ struct Sized<'a> {
     name: &'a str,
     version: &'a str,
     handout: &'a Handout,
+    /// Whether padding follows the value.
+    tail: bool,
     length: usize,
 }
 
@@ -98,15 +115,20 @@ impl<'a> Sized<'a> {
     fn of(id: u64, handout: &'a Handout) -> Self {
         let (name, version) = (handout.secret.as_str(), handout.held.version.as_str());
         let age = handout.age().as_secs();
-        let field = |tag, length: usize| key_len(tag) + encoded_len_varint(length as u64) + length;
         let number = |tag, value: u64| if value == 0 { 0 } else { key_len(tag) + encoded_len_varint(value) };
-        let length = field(PAD, HEAD)
+        let length = field_len(PAD, HEAD)
             + number(ID, id)
-            + field(NAME, name.len())
-            + field(VERSION, version.len())
+            + field_len(NAME, name.len())
+            + field_len(VERSION, version.len())
             + number(AGE, age)
-            + field(VALUE, handout.held.value_len());
-        Self { id, age, name, version, handout, length }
+            + field_len(VALUE, handout.held.value_len());
+        Self { id, age, name, version, handout, tail: false, length }
+    }
+
+    /// A field may stand twice: whoever reads takes the last, and ignores this one either way.
+    fn add_tail(&mut self) {
+        self.tail = true;
+        self.length += field_len(PAD, TAIL);
     }
 
     fn encode(&self, frame: &mut Vec<u8>) {
@@ -130,6 +152,10 @@ impl<'a> Sized<'a> {
         number(AGE, self.age, frame);
         start(VALUE, self.handout.held.value_len(), frame);
         self.handout.held.expose(|value| frame.extend_from_slice(value));
+        if self.tail {
+            start(PAD, TAIL, frame);
+            frame.resize(frame.len() + TAIL, 0);
+        }
     }
 }
 

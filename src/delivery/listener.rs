@@ -11,6 +11,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures_core::Stream;
@@ -77,6 +78,8 @@ impl Listener {
         let fails = |error| BindError::Io { path: path.clone(), error };
         let dir = path.parent().ok_or_else(|| BindError::NotOurs(path.clone()))?;
         prepare_directory(dir)?;
+        // Two daemons that start at one moment would both find nobody, and the later would take the path from the earlier.
+        let _one_at_a_time = lock(dir).map_err(fails)?;
         check_stale(path)?;
         let private = Private::below(dir).map_err(fails)?;
         let bound = private.0.join("s");
@@ -171,7 +174,27 @@ async fn admit(
     if let Some(unseen) = stream.caller().unseen_executable() {
         debug!(pid, "its executable is not known: {unseen}");
     }
-    Some(Connection { stream, _place: place, _permit: permit })
+    Some(Connection { stream, hello: Some(Hello::new()), _place: place, _permit: permit })
+}
+
+/// What HTTP/2 makes every client say first (RFC 9113, 3.4): 24 bytes, and the frame of its settings. Before that the server sends
+/// no pings, so who never says it would keep a place for ever.
+struct Hello {
+    deadline: Pin<Box<tokio::time::Sleep>>,
+    heard: usize,
+}
+
+impl Hello {
+    const LENGTH: usize = 24 + 9;
+    const WITHIN: Duration = Duration::from_secs(10);
+
+    fn new() -> Self {
+        Self { deadline: Box::pin(tokio::time::sleep(Self::WITHIN)), heard: 0 }
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        self.deadline.as_mut().poll(cx).map(|()| io::Error::new(io::ErrorKind::TimedOut, "connected, and said nothing"))
+    }
 }
 
 /// Who a connection counts for: a user in a unit. A process is no measure: one user can start many.
@@ -217,6 +240,8 @@ impl Drop for Place {
 /// An attested connection, and its share of the room.
 pub struct Connection {
     stream: PeerStream,
+    /// Until it is over.
+    hello: Option<Hello>,
     _place: Place,
     _permit: OwnedSemaphorePermit,
 }
@@ -231,7 +256,18 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let Self { stream, hello: Some(hello), .. } = &mut *self else { return Pin::new(&mut self.stream).poll_read(cx, buf) };
+        if let Poll::Ready(late) = hello.poll_late(cx) {
+            return Poll::Ready(Err(late));
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(stream).poll_read(cx, buf);
+        let heard = hello.heard + buf.filled().len() - before;
+        hello.heard = heard;
+        if heard >= Hello::LENGTH {
+            self.hello = None;
+        }
+        read
     }
 }
 
@@ -256,6 +292,14 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// Holds the directory for us until dropped.
+fn lock(dir: &Path) -> io::Result<std::os::fd::OwnedFd> {
+    use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+    let dir = open(dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    flock(&dir, FlockOperation::LockExclusive)?;
+    Ok(dir)
 }
 
 /// Makes the directory where there is none, and refuses one in which others could move our socket away.

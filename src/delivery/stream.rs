@@ -26,6 +26,7 @@ use crate::{
         session_response::Response,
     },
     session::{End, Session},
+    store::Serial,
 };
 
 /// The largest message that a tool may send: a scope of 1,000 long names fits.
@@ -136,12 +137,7 @@ fn poll_next(session: &Session, requests: &mut Streaming<SessionRequest>, cx: &m
 }
 
 /// The session ended, or secrets of its scope have new versions.
-async fn tell_news(
-    broker: &Broker,
-    session: &Session,
-    told: &mut BTreeMap<SecretName, Option<Version>>,
-    out: &Out,
-) -> Result<(), Status> {
+async fn tell_news(broker: &Broker, session: &Session, told: &mut Versions, out: &Out) -> Result<(), Status> {
     if let Some(end) = session.ended() {
         let refused = Refused::ended(end);
         out.send(answer(Response::Revoked(revoked(String::new(), &refused)))).await;
@@ -157,16 +153,15 @@ async fn tell_news(
     Ok(())
 }
 
+/// What is in memory of each secret of a scope.
+pub type Versions = BTreeMap<SecretName, Option<(Version, Serial)>>;
+
 /// What changed since `told`, which it brings up to date: a new version, or a value that is gone.
-pub fn changes(
-    broker: &Broker,
-    session: &Session,
-    told: &mut BTreeMap<SecretName, Option<Version>>,
-) -> Vec<Result<VersionedName, Revoked>> {
+pub fn changes(broker: &Broker, session: &Session, told: &mut Versions) -> Vec<Result<VersionedName, Revoked>> {
     let now = scope_versions(broker, session);
     let changed = now.iter().filter(|(name, version)| told.get(*name) != Some(version));
     let changes = changed.map(|(name, version)| match version {
-        Some(version) => Ok(VersionedName { name: name.to_string(), version: version.to_string() }),
+        Some((version, _)) => Ok(VersionedName { name: name.to_string(), version: version.to_string() }),
         None => Err(revoked(
             name.to_string(),
             &Refused {
@@ -182,13 +177,13 @@ pub fn changes(
 }
 
 /// The version in memory of each secret of the scope.
-pub fn scope_versions(broker: &Broker, session: &Session) -> BTreeMap<SecretName, Option<Version>> {
+pub fn scope_versions(broker: &Broker, session: &Session) -> Versions {
     session.scope.secrets().map(|name| (name.clone(), broker.version(name))).collect()
 }
 
 /// What a session that was granted is told.
-pub fn opened(session: &Session, versions: &BTreeMap<SecretName, Option<Version>>) -> Opened {
-    let version = |version: &Option<Version>| version.as_ref().map(ToString::to_string).unwrap_or_default();
+pub fn opened(session: &Session, versions: &Versions) -> Opened {
+    let version = |held: &Option<(Version, Serial)>| held.as_ref().map(|(version, _)| version.to_string()).unwrap_or_default();
     let secrets = versions.iter().map(|(name, v)| VersionedName { name: name.to_string(), version: version(v) });
     Opened { session: session.id.to_string(), secrets: secrets.collect(), expires: None }
 }

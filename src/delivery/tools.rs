@@ -170,15 +170,16 @@ impl broker_server::Broker for Unary {
 /// The session's news, until it ends.
 fn async_events(broker: Arc<Broker>, session: Arc<Session>) -> impl Stream<Item = Result<SecretEvent, Status>> + Send {
     use futures_util::stream::{self as futures, StreamExt};
+    let news = session.watch();
     let first = std::collections::BTreeMap::new();
-    let steps = futures::unfold((first, true, false), move |(mut told, first, over)| {
+    let steps = futures::unfold((first, news, true, false), move |(mut told, mut news, first, over)| {
         let (broker, session) = (broker.clone(), session.clone());
         async move {
             if over {
                 return None;
             }
-            if !first {
-                std::future::poll_fn(|cx| session.poll_news(cx)).await;
+            if !first && news.changed().await.is_err() {
+                return None;
             }
             let mut events: Vec<_> = stream::changes(&broker, &session, &mut told)
                 .into_iter()
@@ -187,7 +188,7 @@ fn async_events(broker: Arc<Broker>, session: Arc<Session>) -> impl Stream<Item 
             let ended = session.ended();
             events.extend(ended.map(|end| Event::Revoked(stream::revoked(String::new(), &Refused::ended(end)))));
             let events = events.into_iter().map(|event| Ok(SecretEvent { event: Some(event) }));
-            Some((futures::iter(events.collect::<Vec<_>>()), (told, false, ended.is_some())))
+            Some((futures::iter(events.collect::<Vec<_>>()), (told, news, false, ended.is_some())))
         }
     });
     steps.flatten()

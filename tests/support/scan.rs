@@ -156,6 +156,7 @@ impl<'a> Search<'a> {
     }
 }
 
+#[allow(dead_code, reason = "each test binary uses some of it")]
 /// The number of descriptors of process `pid` whose target's name contains `text`.
 pub fn descriptors(pid: u32, text: &str) -> usize {
     let open = fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors can be listed");
