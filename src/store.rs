@@ -1,5 +1,5 @@
 //! The secrets in memory. One owner writes ([`Keeper`], held by `refresh`); everyone else reads, and only with a
-//! [`Grant`](crate::policy::Grant).
+//! [`Grant`].
 
 use std::{
     collections::{BTreeMap, HashMap},
