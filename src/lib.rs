@@ -53,3 +53,8 @@ pub mod client;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+
+/// README's example is compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
