@@ -29,11 +29,10 @@ fn main() {
     let empty = median((0..ROUNDS).map(|_| boot(&sealed(1), &[])).collect());
 
     let moto = servers::moto();
-    let aws = runtime.block_on(seed_aws(moto.port));
+    runtime.block_on(seed_aws(moto.port));
     let host = host(&format!("kind = \"aws-secrets-manager\"\nregion = \"us-east-1\"\nendpoint = \"{}\"\n", moto.url()), &[]);
     let environment = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_EC2_METADATA_DISABLED", "true")];
     row("AWS Secrets Manager (moto)", COUNT.div_ceil(20), &host, &environment, || runtime.block_on(bare_aws(moto.port)));
-    drop(aws);
 
     let bao = servers::openbao();
     runtime.block_on(seed_vault(&bao.url(), None));

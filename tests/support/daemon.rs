@@ -99,7 +99,12 @@ impl Host {
 
     /// Starts the daemon and waits until it serves.
     pub fn start(&self) -> Daemon {
-        let mut daemon = self.spawn(&[]);
+        self.start_with(&[])
+    }
+
+    /// The same with this environment.
+    pub fn start_with(&self, environment: &[(&str, &str)]) -> Daemon {
+        let mut daemon = self.spawn(environment);
         if let Err(said) = daemon.wait_until_serving() {
             panic!("the daemon does not serve: {said}");
         }
@@ -108,10 +113,16 @@ impl Host {
 
     /// Starts the daemon with this environment, its log in `log`.
     pub fn spawn(&self, environment: &[(&str, &str)]) -> Daemon {
+        self.spawn_as(environment, |_| {})
+    }
+
+    /// The same, and `prepare` may change under which user and limits it runs.
+    pub fn spawn_as(&self, environment: &[(&str, &str)], prepare: impl FnOnce(&mut Command)) -> Daemon {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_valetkeyd"));
         command.arg("--config").arg(self.config()).env_clear().envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        prepare(&mut command);
         // SAFETY: prctl(2) is async-signal-safe.
         unsafe {
             command.pre_exec(|| {
@@ -139,6 +150,12 @@ impl Host {
 
     pub async fn broker(&self) -> BrokerClient<tonic::transport::Channel> {
         BrokerClient::new(channel(&self.tools_socket()).await)
+    }
+
+    /// Runs a `valetkey` command that asks the daemon.
+    pub fn operate(&self, arguments: &[&str]) -> Output {
+        let socket = self.admin_socket();
+        self.valetkey(&[arguments, &["--socket", socket.to_str().unwrap()]].concat())
     }
 
     /// Runs the `valetkey` command against this host.
