@@ -107,9 +107,6 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    // A closed pipe ends a listing quietly, as it does for other commands.
-    // SAFETY: no other thread runs yet, and the default disposition has no handler to be safe in.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -117,7 +114,11 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    // The demo's daemon and tools are to be as such programs are.
     if !matches!(cli.command, Command::DemoPart(_)) {
+        // A closed pipe ends a listing quietly, as it does for other commands. It must not end a daemon whose caller hangs up.
+        // SAFETY: no other thread runs yet, and the default disposition has no handler to be safe in.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
         // What it could not do, `doctor` says.
         let _ = crate::secret::harden_process();
     }

@@ -43,8 +43,21 @@ fn number(text: &str, before: &str, with: &str) -> String {
 
 #[test]
 fn the_demo_prints_what_readme_shows() {
+    demo(env!("CARGO_BIN_EXE_valetkey"));
+}
+
+/// As after `cargo run`, which builds no valetkeyd: the demo is its own daemon.
+#[test]
+fn the_demo_is_the_same_without_a_daemon_beside_it() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let alone = folder.path().join("valetkey");
+    fs::copy(env!("CARGO_BIN_EXE_valetkey"), &alone).unwrap();
+    demo(alone.to_str().unwrap());
+}
+
+fn demo(program: &str) {
     let folder = tempfile::Builder::new().prefix("vk").tempdir().unwrap();
-    let out = Command::new(env!("CARGO_BIN_EXE_valetkey")).arg("demo").env("TMPDIR", folder.path()).output().unwrap();
+    let out = Command::new(program).arg("demo").env("TMPDIR", folder.path()).output().unwrap();
     let said = String::from_utf8(out.stdout).unwrap();
     assert!(out.status.success(), "{said}\n{}", String::from_utf8_lossy(&out.stderr));
     let told = said.replace(fs::canonicalize(folder.path()).unwrap().to_str().unwrap(), "/tmp");
