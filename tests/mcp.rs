@@ -3,6 +3,9 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[allow(dead_code)]
+#[path = "support/scan.rs"]
+mod scan;
 
 use std::{
     fs,
@@ -131,10 +134,19 @@ fn good() -> (bool, String) {
     (false, r#"{"celsius":-3}"#.into())
 }
 
-fn held(host: &Host) -> Value {
+fn sessions(host: &Host) -> Vec<Value> {
     let out = host.valetkey(&["sessions", "--json", "--socket", host.admin_socket().to_str().unwrap()]);
     let listing: Value = serde_json::from_slice(&out.stdout).unwrap();
-    listing["sessions"].as_array().unwrap().iter().map(|session| session["held"].clone()).collect()
+    listing["sessions"].as_array().unwrap().clone()
+}
+
+fn revoke(host: &Host) {
+    let out = host.valetkey(&["revoke", "--socket", host.admin_socket().to_str().unwrap(), "tool", "weather"]);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+fn held(host: &Host) -> Value {
+    sessions(host).iter().map(|session| session["held"].clone()).collect()
 }
 
 fn holds(version: &str) -> Value {
@@ -248,8 +260,7 @@ async fn a_revoked_server_says_so_and_uses_its_key_no_more() {
     let _daemon = host.start();
     let client = connect(&host, &upstream).await;
     assert_eq!(forecast(&client).await, good());
-    let out = host.valetkey(&["revoke", "--socket", host.admin_socket().to_str().unwrap(), "tool", "weather"]);
-    assert!(out.status.success());
+    revoke(&host);
     eventually("the server hears it", || read(&host, "stderr").contains("the session has ended"));
     let asked = upstream.seen().len();
     let (failed, text) = forecast(&client).await;
@@ -278,6 +289,37 @@ fn a_server_that_is_not_allowed_its_key_says_so_at_the_start() {
     let (code, stdout, stderr) = start(&host.path("no-such.sock"));
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     assert!(stderr.contains("no broker answers at") && stderr.contains("is valetkeyd running?"), "{stderr}");
+}
+
+/// While a session is open, the buffers of its connection still hold what they last received. They go with it, wiped.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_is_left_in_a_revoked_servers_memory() {
+    let (host, upstream) = (host(), Upstream::start());
+    let daemon = host.start();
+    let client = connect(&host, &upstream).await;
+    assert_eq!(forecast(&client).await, good());
+    rotate(&host, &daemon, &upstream);
+    eventually("the server holds the new version", || held(&host) == holds("2"));
+    for _ in 0..20 {
+        assert_eq!(forecast(&client).await, good());
+    }
+    let pid = sessions(&host)[0]["pid"].as_u64().unwrap() as u32;
+    revoke(&host);
+    eventually("no copy is left", || [FIRST, SECOND].iter().all(|key| scan::scan(pid, key.as_bytes()).is_empty()));
+    assert!(forecast(&client).await.0);
+}
+
+#[test]
+fn the_client_configurations_carry_no_environment_and_so_no_key() {
+    let files: Vec<_> = fs::read_dir("examples/client-configs").unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "json"));
+    for (path, text) in files.clone().map(|path| (path.display(), fs::read_to_string(path).unwrap())) {
+        let config: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));
+        let server = config.get("mcpServers").or(config.get("servers")).and_then(|servers| servers.get("weather")).unwrap();
+        assert_eq!(server["args"], json!(["http://weather.internal:8080"]), "{path}");
+        assert!(server["command"].as_str().unwrap().ends_with("/mcp-server") && server.get("env").is_none(), "{path}");
+    }
+    assert_eq!(files.count(), 4);
 }
 
 /// The official SDK for Python, with the handshake of today and with the one before it.

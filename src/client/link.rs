@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
@@ -26,6 +27,8 @@ use crate::proto::v1::{
 
 /// The largest answer: no source gives a longer value than a sealed file can, and that is 16 MiB.
 const MAX_RESPONSE: usize = 17 * 1024 * 1024;
+
+const SHORTEST_RETRY: Duration = Duration::from_millis(10);
 
 /// A channel to the daemon at this socket.
 ///
@@ -339,7 +342,8 @@ impl Wanted {
                 self.shared.keep(secret);
             }
             Err(Retry::After(wait)) if self.outdated.contains(name) => {
-                let at = Instant::now() + wait;
+                // The wire rounds down to milliseconds, and a wait of none would be a loop.
+                let at = Instant::now() + wait.max(SHORTEST_RETRY);
                 self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
             }
             Err(Retry::Never) if self.outdated.contains(name) => self.withdrawn(name),
