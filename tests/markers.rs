@@ -21,7 +21,7 @@ use valetkey::proto::v1::*;
 struct Markers(Vec<(&'static str, String)>);
 
 impl Markers {
-    fn new(&mut self, what: &'static str) -> String {
+    fn add(&mut self, what: &'static str) -> String {
         let value = text(&marker(1000 + self.0.len() as u64, 40));
         self.0.push((what, value.clone()));
         value
@@ -54,6 +54,21 @@ impl Markers {
     }
 }
 
+/// The search itself: an empty answer must mean that there is nothing.
+#[test]
+fn the_search_finds_each_form() {
+    let mut markers = Markers::default();
+    let value = markers.add("it");
+    let halves = [value[..25].to_owned(), format!("...{}", &value[18..])];
+    let hex: String = value.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let encoded = ["", "user:", "k="].map(|before| BASE64_STANDARD.encode(format!("{before}{value} and more")));
+    for said in halves.into_iter().chain(encoded).chain([hex.to_uppercase(), hex, format!("{:?}", value.as_bytes())]) {
+        let seen = std::panic::catch_unwind(|| markers.assert_none_in("a test", format!("before {said} after").as_bytes()));
+        assert!(seen.is_err(), "not found: {said}");
+    }
+    markers.assert_none_in("a test", &value.as_bytes()[..15]);
+}
+
 /// A server that redirects to another, and one whose answer is a marker in broken JSON.
 fn odd_servers(inside: &str) -> [u16; 2] {
     let redirect = "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/elsewhere\r\nContent-Length: 0\r\n\r\n";
@@ -76,14 +91,14 @@ async fn nothing_is_shown(format: &str) {
     let mut markers = Markers::default();
     let (host, moto, bao) = (Host::new(), servers::moto(), servers::openbao());
     let (sealed, aws, vault, environment) = (
-        markers.new("a sealed value"),
-        markers.new("a value of AWS"),
-        markers.new("a value of Vault"),
-        markers.new("a variable"),
+        markers.add("a sealed value"),
+        markers.add("a value of AWS"),
+        markers.add("a value of Vault"),
+        markers.add("a variable"),
     );
-    let (aws_key, bad_token) = (markers.new("a secret key of AWS"), markers.new("a token of Vault"));
-    let neighbour = markers.new("a field beside the one that is wanted");
-    let inside = markers.new("what stands in a broken answer");
+    let (aws_key, bad_token) = (markers.add("a secret key of AWS"), markers.add("a token of Vault"));
+    let neighbour = markers.add("a field beside the one that is wanted");
+    let inside = markers.add("what stands in a broken answer");
     let json = |value: &str| format!("{{\"key\":\"{value}\",\"beside\":\"{neighbour}\"}}");
     let path = format!("markers/{format}");
     stores::aws_put(moto, &path, &json(&aws)).await;
@@ -93,6 +108,11 @@ async fn nothing_is_shown(format: &str) {
     let mut config = host.seal(&[("sealed/good", json(&sealed).as_bytes()), ("sealed/text", sealed.as_bytes())]);
     let (source, mut variables) = stores::aws(&host, moto.port, &aws_key);
     config += &source;
+    // As a role's credentials are: with a session token.
+    let session_token = markers.add("a session token of AWS");
+    let keys =
+        format!("aws_access_key_id = AKIAVALETKEY\naws_secret_access_key = {aws_key}\naws_session_token = {session_token}");
+    host.write("aws", &format!("[default]\n{keys}\n"));
     config += &stores::vault_as_root(&host, bao.port);
     config += "[source.environment]\nkind = \"environment\"\n";
     variables.push(("VK_GOOD", environment.clone()));
@@ -108,7 +128,7 @@ async fn nothing_is_shown(format: &str) {
         }
     }
     // An identity that is none, and says a marker where it should say a key.
-    let identity = markers.new("an identity of a sealed file");
+    let identity = markers.add("an identity of a sealed file");
     host.write("bad-identity", &identity);
     config += &format!(
         "[source.s-wrong]\nkind = \"sealed-file\"\nfile = \"{}\"\nidentity-file = \"{}\"\n",
@@ -207,7 +227,7 @@ async fn nothing_is_shown(format: &str) {
     }
 
     // Configuration with a credential in a place where none belongs.
-    let pasted = markers.new("what was pasted into configuration");
+    let pasted = markers.add("what was pasted into configuration");
     for bad in [
         format!("[source.x]\nkind = \"vault\"\naddress = \"https://h\"\ntoken = \"{pasted}\"\n"),
         format!("[source.x]\nkind = \"vault\"\naddress = \"https://h\"\nauth = {{ token-file = \"{pasted}\" }}\n"),
@@ -218,7 +238,7 @@ async fn nothing_is_shown(format: &str) {
         format!("[tool.x]\nrun-as = {{ user = \"0\" }}\nsecrets.\"{pasted}\" = {{}}\n"),
         format!("[{pasted}]\n"),
         format!("x = \"{pasted}\n"),
-        format!("{pasted}"),
+        pasted.clone(),
     ] {
         host.configure(&daemon_settings, &format!("{bad}\n{good}"));
         for arguments in [&["reload"][..], &["status", "--json"]] {
@@ -230,7 +250,7 @@ async fn nothing_is_shown(format: &str) {
         operated.push((format!("check with {}", bad.replace(&pasted, "MARKER")), [out.stdout, out.stderr].concat()));
     }
     // New values, so that what is old is gone from where it was held, and known all the same.
-    let newer = markers.new("a newer value of AWS");
+    let newer = markers.add("a newer value of AWS");
     stores::aws_put(moto, &path, &json(&newer)).await;
     host.configure(&daemon_settings, &good);
     daemon.signal(libc::SIGHUP);
@@ -265,7 +285,7 @@ async fn nothing_is_shown(format: &str) {
 #[test]
 fn a_daemon_that_refuses_its_configuration_shows_nothing_of_it() {
     let mut markers = Markers::default();
-    let pasted = markers.new("what was pasted into configuration");
+    let pasted = markers.add("what was pasted into configuration");
     for bad in [
         format!("[source.x]\nkind = \"vault\"\naddress = \"https://h\"\ntoken = \"{pasted}\"\n"),
         format!("k = {pasted}"),
