@@ -6,10 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, RwLock,
-        atomic::Ordering::Relaxed,
-    },
+    sync::{Arc, RwLock, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -18,7 +15,7 @@ use tracing::{debug, info, warn};
 
 use crate::{
     limits::{Meter, RetryAfter, Tally},
-    name::{SecretName, SessionId, ToolName, Version},
+    name::{SecretName, SessionId, ToolName, Version, is_unprintable},
     peer::{Peer, Process, Witness},
     policy::{Decision, Denial, Policy, Request, Scope},
     session::{End, Form, Opening, Session, Sessions},
@@ -368,7 +365,7 @@ fn parse(declared: &Declaration<'_>) -> Result<(ToolName, Vec<SecretName>), Refu
     if declared.scope.len() > MAX_SCOPE {
         return Err(Refused::bad_request(format!("a session declares at most {MAX_SCOPE} secrets")));
     }
-    if declared.purpose.chars().count() > MAX_PURPOSE || declared.purpose.chars().any(char::is_control) {
+    if declared.purpose.chars().count() > MAX_PURPOSE || declared.purpose.chars().any(is_unprintable) {
         return Err(Refused::bad_request(format!("a purpose is one line of at most {MAX_PURPOSE} characters")));
     }
     let tool = declared.tool.parse().map_err(|bad| Refused::bad_request(format!("{bad}")))?;

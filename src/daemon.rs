@@ -150,12 +150,14 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     let (tools_socket, admin_socket) = sockets(&config);
     let (tools, admin) = (bind(&tools_plane, &tools_socket)?, bind(&control_plane, &admin_socket)?);
 
-    let sources = assemble::sources(&config, &captured)?;
+    let (sources, mut reasons) = assemble::sources(&config, &captured);
     let plan = assemble::plan(&config, &sources);
     let (keeper, store) = store::new(redactor);
     let staged = control_plane.block_on(refresh::load(&plan));
-    if staged.lacks_required() {
-        return Err(staged.failures().iter().map(ToString::to_string).collect());
+    // All of them in one go: whoever mends one should not find the next at the next start.
+    if staged.lacks_required() || !reasons.is_empty() {
+        reasons.extend(staged.failures().iter().map(ToString::to_string));
+        return Err(reasons);
     }
     staged.failures().iter().for_each(|failure| warn!("not required, and not to be had: {failure}"));
     let last_good = assemble::last_good(&plan, &staged);

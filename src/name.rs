@@ -2,6 +2,13 @@
 
 use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
+/// Does this character do something else than stand where it is? Control characters, and those that turn the direction of a line or
+/// cannot be seen.
+pub fn is_unprintable(c: char) -> bool {
+    let hidden = matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
+    c.is_control() || hidden
+}
+
 /// Why a text is not a name. The text itself is not repeated: what looks like a mistyped name may be a pasted value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {problem}")]

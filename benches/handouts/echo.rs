@@ -1,4 +1,4 @@
-//! The floor: a bare tonic server on the same kind of socket, whose answers weigh what the daemon's do. It runs on one thread, like
+//! The floor: a bare tonic server on the same kind of socket, with prost's codec, whose answers weigh what the daemon's do. It runs on one thread, like
 //! the daemon's tools side, and is otherwise what anyone would write first: the system's allocator, the defaults of tonic.
 
 use std::{
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio_stream::StreamExt;
 use tonic::{Request, Response, Status, Streaming, body::Body, server::NamedService};
 
-use super::load::{Raw, Sizes};
+use super::load::Sizes;
 use crate::daemon::Host;
 
 /// The running echo. Killed when dropped.
@@ -45,31 +45,38 @@ pub fn start(host: &Host, sizes: Sizes) -> Echo {
     Echo { child, socket }
 }
 
+/// Bytes up and bytes down. Tag 2 is where a `Get` stands in a session's requests.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Ping {
+    #[prost(bytes = "bytes", tag = "2")]
+    payload: Bytes,
+}
+
 #[derive(Clone)]
 struct Bare {
-    stream: Bytes,
-    unary: Bytes,
+    stream: Ping,
+    unary: Ping,
 }
 
 impl NamedService for Bare {
     const NAME: &'static str = "valetkey.v1.Broker";
 }
 
-impl tonic::server::StreamingService<Bytes> for Bare {
-    type Response = Bytes;
-    type ResponseStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<Bytes, Status>> + Send>>;
+impl tonic::server::StreamingService<Ping> for Bare {
+    type Response = Ping;
+    type ResponseStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<Ping, Status>> + Send>>;
     type Future = std::future::Ready<Result<Response<Self::ResponseStream>, Status>>;
-    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+    fn call(&mut self, request: Request<Streaming<Ping>>) -> Self::Future {
         let answer = self.stream.clone();
         let answers = request.into_inner().map(move |request| request.map(|_| answer.clone()));
         std::future::ready(Ok(Response::new(Box::pin(answers))))
     }
 }
 
-impl tonic::server::UnaryService<Bytes> for Bare {
-    type Response = Bytes;
-    type Future = std::future::Ready<Result<Response<Bytes>, Status>>;
-    fn call(&mut self, _: Request<Bytes>) -> Self::Future {
+impl tonic::server::UnaryService<Ping> for Bare {
+    type Response = Ping;
+    type Future = std::future::Ready<Result<Response<Ping>, Status>>;
+    fn call(&mut self, _: Request<Ping>) -> Self::Future {
         std::future::ready(Ok(Response::new(self.unary.clone())))
     }
 }
@@ -86,7 +93,7 @@ impl tower_service::Service<http::Request<Body>> for Bare {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let bare = self.clone();
         Box::pin(async move {
-            let mut grpc = tonic::server::Grpc::new(Raw);
+            let mut grpc = tonic::server::Grpc::new(tonic_prost::ProstCodec::<Ping, Ping>::default());
             Ok(if request.uri().path().ends_with("/Session") {
                 grpc.streaming(bare, request).await
             } else {
@@ -99,7 +106,8 @@ impl tower_service::Service<http::Request<Body>> for Bare {
 /// Runs as the echo.
 pub fn serve(socket: &str, sizes: &str) {
     let (stream, unary) = sizes.split_once(',').expect("two sizes");
-    let answer = |size: &str| Bytes::from(vec![7; size.parse().expect("a size")]);
+    // Less the key and the length in front of the payload: the messages weigh the same.
+    let answer = |size: &str| Ping { payload: Bytes::from(vec![7; size.parse::<usize>().expect("a size") - 3]) };
     let bare = Bare { stream: answer(stream), unary: answer(unary) };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {

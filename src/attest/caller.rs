@@ -3,6 +3,7 @@
 use std::{
     os::fd::{AsFd, OwnedFd},
     sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
 use rustix::{
@@ -128,10 +129,24 @@ impl Caller {
                 return Err(Refusal::Changed(Fact::Executable));
             }
         }
-        self.alive() // last, as in `of`
+        self.still_there() // last, as in `of`
     }
 
-    /// Refuses a process that has exited, a zombie too.
+    /// Refuses a process that has exited, a zombie too: by what the event loop has heard of its pidfd where somebody waits for its
+    /// exit there, and by asking the kernel where nobody does. For the first, the call before this one has found that it is not reaped.
+    fn still_there(&self) -> Result<(), Refusal> {
+        match self.exit.get() {
+            Some(watch) if self.attestor.method() == Method::PidfdCgroup => {
+                match watch.poll_read_ready(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Pending => Ok(()),
+                    Poll::Ready(_) => self.alive(),
+                }
+            }
+            _ => self.alive(),
+        }
+    }
+
+    /// The same, always by asking the kernel.
     fn alive(&self) -> Result<(), Refusal> {
         match kernel::alive(self.pidfd.as_fd()) {
             Ok(true) => Ok(()),

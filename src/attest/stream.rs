@@ -100,12 +100,19 @@ impl AsyncRead for PeerStream {
             ready!(this.inner.poll_read_ready(cx))?;
             // SAFETY: nothing is written through it but what the kernel writes.
             let unfilled = unsafe { buffer.unfilled_mut() };
-            // A short read does not mean that the queue is empty, as it would elsewhere: the kernel stops before another sender's
-            // bytes, and those are to end the connection now. So only the kernel says "would block".
-            let received = this.inner.try_io(Interest::READABLE, || Ok(kernel::receive(this.inner.as_fd(), unfilled)?));
-            let (read, sender) = match received {
-                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
-                outcome => outcome?,
+            // A short read has emptied the queue, or stopped at another sender's bytes. Saying "would block" at once saves the call
+            // that would find out which, one in each wake-up. Another sender's bytes then lie unread until more arrive, from
+            // whomever, and end the connection the moment they are read; nothing behind them is ever read.
+            let mut received = None;
+            let waiting = this.inner.try_io(Interest::READABLE, || {
+                let (read, sender) = kernel::receive(this.inner.as_fd(), unfilled)?;
+                received = Some((read, sender));
+                if read > 0 && read < unfilled.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            let (read, sender) = match (received, waiting) {
+                (Some(received), _) => received,
+                (None, Err(e)) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
+                (None, outcome) => return Poll::Ready(outcome),
             };
             if read > 0
                 && let Err(refusal) = this.check(sender)

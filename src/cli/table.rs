@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::name::is_unprintable;
+
 /// Lays out rows under headings. An empty listing says so.
 pub fn layout(headings: &[&str], rows: &[Vec<String>]) -> String {
     if rows.is_empty() {
@@ -34,7 +36,7 @@ pub fn or_dash(text: &str) -> String {
 
 /// Prints what came over the wire without letting it steer a terminal.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if is_unprintable(c) { '\u{fffd}' } else { c }).collect()
 }
 
 /// The same for a text of several lines.

@@ -64,8 +64,8 @@ impl Captured {
     }
 }
 
-/// Builds every source. Every reason why one cannot be is reported.
-pub fn sources(config: &Config, captured: &Captured) -> Result<Sources, Vec<String>> {
+/// Builds every source, and says why those that cannot be are not.
+pub fn sources(config: &Config, captured: &Captured) -> (Sources, Vec<String>) {
     let mut sources = Sources::new();
     let mut reasons = Vec::new();
     for (name, settings) in &config.sources {
@@ -74,7 +74,7 @@ pub fn sources(config: &Config, captured: &Captured) -> Result<Sources, Vec<Stri
             Err(reason) => reasons.push(format!("source {name}: {reason}")),
         }
     }
-    if reasons.is_empty() { Ok(sources) } else { Err(reasons) }
+    (sources, reasons)
 }
 
 fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) -> Result<Arc<dyn Source>, String> {

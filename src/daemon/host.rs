@@ -88,13 +88,18 @@ impl Operations {
     async fn try_reload(&self, before: &Config) -> Result<Reloaded, Vec<String>> {
         let lines = |problems: &[config::Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
         let config = config::load(&before.file).map_err(|problems| lines(&problems))?;
+        // A file that someone is about to write is empty first. To take everything away, take the tools away, or stop the daemon.
+        if config.sources.is_empty() && config.secrets.is_empty() && config.policy.tools().next().is_none() {
+            return Err(vec![format!("{}: there is nothing in it: no source, no secret and no tool", config.file.display())]);
+        }
         config.problems.iter().for_each(|problem| warn!("{problem}"));
         let mut changes = self.needs_restart(before, &config)?;
-        let sources = assemble::sources(&config, &self.captured)?;
+        let (sources, mut reasons) = assemble::sources(&config, &self.captured);
         let plan = assemble::plan(&config, &sources);
         let staged = refresh::load(&plan).await;
-        if staged.lacks_required() {
-            return Err(staged.failures().iter().map(ToString::to_string).collect());
+        if staged.lacks_required() || !reasons.is_empty() {
+            reasons.extend(staged.failures().iter().map(ToString::to_string));
+            return Err(reasons);
         }
         staged.failures().iter().for_each(|failure| warn!("not required, and not to be had: {failure}"));
         let last_good = assemble::last_good(&plan, &staged);

@@ -320,6 +320,13 @@ fn prepare_directory(dir: &Path) -> Result<(), BindError> {
     if found.mode() & 0o022 != 0 {
         return refuse("others may write to it (chmod go-w)");
     }
+    // Who may write to a directory above it can put another in its place, unless the sticky bit forbids.
+    for above in dir.canonicalize().map_err(fails)?.ancestors().skip(1) {
+        let mode = std::fs::metadata(above).map_err(fails)?.mode();
+        if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+            return refuse("others may write to a directory above it (chmod go-w)");
+        }
+    }
     Ok(())
 }
 

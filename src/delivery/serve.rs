@@ -1,6 +1,6 @@
 //! The two servers, with health and reflection.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{future::Future, io, sync::Arc};
 
 use futures_core::Stream;
 use tonic::transport::{Error, Server};
@@ -35,13 +35,9 @@ impl Health {
     }
 }
 
-/// Bounds for one connection.
+/// Bounds for one connection. No HTTP/2 pings: whether the process at the other end lives, its pidfd says.
 fn server() -> Server {
-    Server::builder()
-        .max_concurrent_streams(256)
-        .http2_max_header_list_size(16 * 1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
+    Server::builder().max_concurrent_streams(256).http2_max_header_list_size(16 * 1024)
 }
 
 /// Serves tools until `stop` resolves and every connection is done.

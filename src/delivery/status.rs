@@ -37,6 +37,11 @@ fn code(reason: Reason) -> Code {
     }
 }
 
+/// A request that makes no sense.
+pub fn bad_request(message: &str) -> Status {
+    refused(&Refused { reason: Reason::BadRequest, message: message.into(), retry_after: None })
+}
+
 /// What a refused tool is told.
 pub fn refused(refused: &Refused) -> Status {
     let name = reason(refused.reason).as_str_name().trim_start_matches("REASON_");

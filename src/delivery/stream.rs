@@ -69,7 +69,7 @@ async fn tell(
                 }
             }
             Next::Request(Request::Open(_)) => {
-                return Err(Status::invalid_argument("this stream is open: open another for another scope"));
+                return Err(status::bad_request("this stream is open: open another for another scope"));
             }
             Next::Broken(status) => return Err(status),
             Next::Closed => return Ok(()),
@@ -132,7 +132,7 @@ fn poll_next(session: &Session, requests: &mut Streaming<SessionRequest>, cx: &m
         None => Next::Closed,
         Some(Err(status)) => Next::Broken(status),
         Some(Ok(SessionRequest { request: Some(request) })) => Next::Request(request),
-        Some(Ok(SessionRequest { request: None })) => Next::Broken(Status::invalid_argument("a request that asks for nothing")),
+        Some(Ok(SessionRequest { request: None })) => Next::Broken(status::bad_request("a request that asks for nothing")),
     })
 }
 

@@ -74,7 +74,7 @@ impl Service<http::Request<Body>> for Tools {
 async fn get_secrets(broker: &Broker, caller: &Caller, request: http::Request<Body>, out: &frame::Out) -> Result<(), Status> {
     let mut requests = stream::requests::<GetSecretsRequest>(request.into_body());
     let Some(GetSecretsRequest { session, names }) = requests.message().await? else {
-        return Err(Status::invalid_argument("the call carries no request"));
+        return Err(status::bad_request("the call carries no request"));
     };
     let handouts = broker.session(caller, &session).and_then(|session| broker.get_all(caller, &session, &names));
     let frame = frame::get_secrets(&handouts.map_err(|refused| status::refused(&refused))?);
@@ -181,12 +181,15 @@ fn async_events(broker: Arc<Broker>, session: Arc<Session>) -> impl Stream<Item 
             if !first && news.changed().await.is_err() {
                 return None;
             }
-            let mut events: Vec<_> = stream::changes(&broker, &session, &mut told)
-                .into_iter()
-                .map(|change| change.map_or_else(Event::Revoked, Event::Changed))
-                .collect();
+            // Of a session that has ended that alone is news, as on the stream.
             let ended = session.ended();
-            events.extend(ended.map(|end| Event::Revoked(stream::revoked(String::new(), &Refused::ended(end)))));
+            let events: Vec<_> = match ended {
+                Some(end) => vec![Event::Revoked(stream::revoked(String::new(), &Refused::ended(end)))],
+                None => {
+                    let changes = stream::changes(&broker, &session, &mut told).into_iter();
+                    changes.map(|change| change.map_or_else(Event::Revoked, Event::Changed)).collect()
+                }
+            };
             let events = events.into_iter().map(|event| Ok(SecretEvent { event: Some(event) }));
             Some((futures::iter(events.collect::<Vec<_>>()), (told, news, false, ended.is_some())))
         }
