@@ -6,10 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, RwLock,
-        atomic::Ordering::Relaxed,
-    },
+    sync::{Arc, RwLock, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
