@@ -1,6 +1,6 @@
 //! Hand-outs against floors and a peer, side by side in one run. Prints the table that stands in `benches/README.md`.
 //!
-//! `cargo bench --bench handouts` measures; `-- --quick` does so in shorter windows.
+//! `cargo bench --bench handouts` measures; `-- --quick` does so in shorter windows, `-- --only=stream:16` one row.
 //!
 //! Each server is a process of its own, each client this process: one thread, one connection, N streams or calls under way. Windows
 //! alternate between the two sides, so that what else the machine does falls on both; figures are medians over the rounds, ratios
@@ -27,9 +27,6 @@ use handouts::{
     table::{Side, compare, print_rows},
 };
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// 64 bytes, as most keys are.
 const VALUE: [u8; 64] = *b"sk_live_0123456789abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJ";
 
@@ -50,17 +47,24 @@ fn main() {
     let sizes = runtime.block_on(load::answer_sizes(&host));
     let echo = echo::start(&host, sizes);
     let aws = peer::start(&VALUE);
+    let only = arguments.iter().find_map(|argument| argument.strip_prefix("--only="));
     let mut rows = Vec::new();
     for (shape, counts) in [(Shape::Stream, [1, 16, 64]), (Shape::Unary, [1, 16, 64])] {
         for count in counts {
+            if only.is_some_and(|only| only != format!("{}:{count}", shape.name())) {
+                continue;
+            }
             let ours = Load::daemon(&host, shape, count);
             let floor = Load::echo(&echo, shape, count);
             let sides = [Side::Grpc(ours), Side::Grpc(floor)];
-            let peers = aws.as_ref().map(|peer| Side::Http(peer.load(if count == 16 { 8 } else { count })));
+            let peers = aws.as_ref().ok().map(|peer| Side::Http(peer.load(if count == 16 { 8 } else { count })));
             rows.push(compare(&runtime, shape, count, sides, peers, rounds, window));
         }
     }
     print_rows(&rows, aws.as_ref().map_err(Clone::clone));
+    if only.is_some() {
+        return;
+    }
     runtime.block_on(cached_reads(&host));
     drop(daemon);
     memory();

@@ -6,10 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, RwLock, atomic::Ordering::Relaxed},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -17,11 +14,11 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::{
-    limits::{Meter, RetryAfter},
+    limits::{Meter, RetryAfter, Tally},
     name::{SecretName, SessionId, ToolName, Version, is_unprintable},
     peer::{Peer, Process, Witness},
     policy::{Decision, Denial, Policy, Request, Scope},
-    session::{End, Form, Session, Sessions},
+    session::{End, Form, Opening, Session, Sessions},
     store::{Held, Serial, Store},
 };
 
@@ -47,14 +44,6 @@ pub struct Broker {
     tallies: RwLock<BTreeMap<ToolName, Arc<Tally>>>,
     strangers: RwLock<BTreeMap<u32, Arc<Meter>>>,
     stopping: watch::Sender<bool>,
-}
-
-/// What one tool has taken since the daemon started.
-#[derive(Debug, Default)]
-pub struct Tally {
-    meter: Meter,
-    pub handouts: AtomicU64,
-    pub denials: AtomicU64,
 }
 
 /// What a process declares to open a session.
@@ -104,7 +93,9 @@ impl Broker {
         self.keep_sessions_within_bounds(&tool)?;
         let id = SessionId::new(random()?);
         let form = if unary { Form::Unary { expires: self.uptime() + self.settings.session_lifetime } } else { Form::Stream };
-        let session = self.sessions.open(id, scope, peer.clone(), declared.purpose.into(), form, SystemTime::now());
+        let tally = self.tally(&tool);
+        let opening = Opening { scope, peer: peer.clone(), purpose: declared.purpose.into(), form, tally };
+        let session = self.sessions.open(id, opening, SystemTime::now());
         info!(%tool, session = %id, pid = peer.process.pid, uid = peer.uid, unit = unit(peer), secrets = session.scope.secrets().count(), "session opened");
         Ok(session)
     }
@@ -112,10 +103,10 @@ impl Broker {
     /// Hands out one secret of a session.
     pub fn get(&self, witness: &dyn Witness, session: &Session, secret: &str) -> Result<Handout, Refused> {
         self.still(witness, session)?;
-        let tally = self.tally(session.tool());
-        self.keep_hand_outs_within_bounds(session, &tally, 1)?;
-        let handout = self.find(session, secret)?;
-        record(session, &tally, &handout);
+        let policy = self.policy();
+        self.keep_hand_outs_within_bounds(&policy, session, 1)?;
+        let handout = self.find(&policy, session, secret)?;
+        record(session, &handout);
         Ok(handout)
     }
 
@@ -125,11 +116,11 @@ impl Broker {
             return Err(Refused::bad_request(format!("ask for at least one secret and at most {MAX_BATCH} in one call")));
         }
         self.still(witness, session)?;
-        let tally = self.tally(session.tool());
-        self.keep_hand_outs_within_bounds(session, &tally, secrets.len() as u64)?;
-        let handouts = secrets.iter().map(|secret| self.find(session, secret)).collect::<Result<Vec<_>, _>>()?;
+        let policy = self.policy();
+        self.keep_hand_outs_within_bounds(&policy, session, secrets.len() as u64)?;
+        let handouts = secrets.iter().map(|secret| self.find(&policy, session, secret)).collect::<Result<Vec<_>, _>>()?;
         // Only now: of a call that is refused, nothing was handed out.
-        handouts.iter().for_each(|handout| record(session, &tally, handout));
+        handouts.iter().for_each(|handout| record(session, handout));
         Ok(handouts)
     }
 
@@ -280,8 +271,7 @@ impl Broker {
     }
 
     /// Decides, and reads what is granted.
-    fn find(&self, session: &Session, secret: &str) -> Result<Handout, Refused> {
-        let policy = self.policy();
+    fn find(&self, policy: &Policy, session: &Session, secret: &str) -> Result<Handout, Refused> {
         let grant = match policy.decide(&session.peer, &Request::Get { scope: &session.scope, secret }) {
             Decision::Allow(grant) => grant,
             Decision::Deny(denial) => return Err(self.deny(&session.peer, session.tool(), Refused::denied(&denial), &denial)),
@@ -295,8 +285,7 @@ impl Broker {
         Ok(Handout { secret: grant.secret().clone(), held })
     }
 
-    fn keep_hand_outs_within_bounds(&self, session: &Session, tally: &Tally, count: u64) -> Result<(), Refused> {
-        let policy = self.policy();
+    fn keep_hand_outs_within_bounds(&self, policy: &Policy, session: &Session, count: u64) -> Result<(), Refused> {
         // A tool that policy has forgotten since is refused by the decision that follows.
         let Some(tool) = policy.tool(session.tool().as_str()) else { return Ok(()) };
         if session.handouts.load(Relaxed) + count > tool.limits.per_session {
@@ -306,7 +295,7 @@ impl Broker {
         if count > most {
             return Err(Refused::too_many_at_once(most));
         }
-        let taken = tally.meter.take(&tool.limits, count, self.uptime());
+        let taken = session.tally.meter.take(&tool.limits, count, self.uptime());
         taken.map_err(|RetryAfter(wait)| Refused::limit("requests a minute", Some(wait)))
     }
 
@@ -356,9 +345,9 @@ impl Handout {
     }
 }
 
-fn record(session: &Session, tally: &Tally, Handout { secret, held }: &Handout) {
+fn record(session: &Session, Handout { secret, held }: &Handout) {
     session.holds(secret, &held.version);
-    tally.handouts.fetch_add(1, Relaxed);
+    session.tally.handouts.fetch_add(1, Relaxed);
 }
 
 fn unit(peer: &Peer) -> &str {

@@ -2,6 +2,7 @@
 //!
 //! Every listing takes `--json`. Exit codes: 0 ok, 1 failed, 2 usage, 3 denied or found, 4 the broker cannot be reached. An error is
 //! one line that says what happened and one that says what to do.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak here; the library logs")]
 
 mod check;
 mod demo;

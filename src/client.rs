@@ -14,8 +14,12 @@
 //! A value is fetched once and then read from this process's own protected memory; the daemon tells the session of new versions,
 //! and the library fetches them before anyone asks. When the daemon restarts, the library connects again by itself.
 //!
+//! One copy is not in protected memory: the receive buffers of the connection keep the values that came last until others
+//! overwrite them or the session ends. [`harden_process`](crate::secret::harden_process) keeps other processes of the same user
+//! away from them.
+//!
 //! Set [`WipingAllocator`](crate::secret::WipingAllocator) as the program's global allocator, and what libraries leave
-//! behind in freed memory is wiped too:
+//! behind in freed memory is wiped too, those buffers among it:
 //!
 //! ```
 //! #[global_allocator]
@@ -23,6 +27,8 @@
 //! # fn main() {}
 //! ```
 
+mod backoff;
+mod changes;
 mod error;
 mod held;
 mod link;
@@ -33,11 +39,12 @@ use std::{
     time::Duration,
 };
 
+pub use changes::{Change, Changes};
 pub use error::{Error, Retry};
 pub use held::Secret;
 #[cfg(feature = "cli")]
 pub(crate) use link::connect;
-pub use session::{Change, Changes, Session};
+pub use session::Session;
 
 use crate::proto::v1::Open;
 

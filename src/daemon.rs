@@ -1,4 +1,5 @@
 //! `valetkeyd`: config, build, bind, serve, drain. The only place that knows everything.
+#![expect(clippy::print_stderr, reason = "what is wrong before there is a log must be said too")]
 
 mod assemble;
 mod host;

@@ -2,6 +2,17 @@
 //!
 //! The modules stand in the order of a secret's path, from its source to the tool process. Each imports only those above it;
 //! `tests/layers.rs` holds the code to that. `ARCHITECTURE.md` says why. The page to read first is [`broker`].
+//!
+//! Features: `client` is the library for tools, without AWS, Vault or server code; `daemon` is the broker; `cli` the command.
+
+// What the library's own code may not do, beside the lints in Cargo.toml, which hold for tests too.
+#![deny(
+    clippy::unwrap_used, // a broker that panics takes every tool's credentials with it
+    clippy::expect_used,
+    clippy::print_stdout, // the log is where things are said, and it is filtered
+    clippy::print_stderr,
+    clippy::allow_attributes_without_reason
+)]
 
 pub mod name;
 pub mod proto;
@@ -42,3 +53,8 @@ pub mod client;
 
 #[cfg(feature = "cli")]
 pub mod cli;
+
+/// README's example is compiled with the doc tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -61,6 +61,14 @@ impl Meter {
     }
 }
 
+/// What one tool has taken since the daemon started. Its sessions share it.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub meter: Meter,
+    pub handouts: AtomicU64,
+    pub denials: AtomicU64,
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,5 +1,5 @@
 //! The messages of `proto/valetkey/v1`, generated at build time.
-#![allow(missing_docs, clippy::all, clippy::pedantic)]
+#![allow(clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
 
 /// Version 1 of the contracts.
 pub mod v1 {

@@ -17,6 +17,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
 use crate::{
+    limits::Tally,
     name::{SecretName, SessionId, ToolName, Version},
     peer::{Peer, Process},
     policy::Scope,
@@ -58,6 +59,8 @@ pub struct Session {
     pub purpose: String,
     pub opened: SystemTime,
     pub handouts: AtomicU64,
+    /// What its tool has taken, this session's share included.
+    pub tally: Arc<Tally>,
     form: Mutex<Form>,
     held: Mutex<BTreeMap<SecretName, Version>>,
     ended: Mutex<Option<End>>,
@@ -143,6 +146,16 @@ impl Session {
     }
 }
 
+/// What a session is opened with.
+#[derive(Debug)]
+pub struct Opening {
+    pub scope: Scope,
+    pub peer: Peer,
+    pub purpose: String,
+    pub form: Form,
+    pub tally: Arc<Tally>,
+}
+
 /// Every open session.
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -151,7 +164,8 @@ pub struct Sessions {
 
 impl Sessions {
     /// Opens a session for a scope that policy accepted.
-    pub fn open(&self, id: SessionId, scope: Scope, peer: Peer, purpose: String, form: Form, now: SystemTime) -> Arc<Session> {
+    pub fn open(&self, id: SessionId, opening: Opening, now: SystemTime) -> Arc<Session> {
+        let Opening { scope, peer, purpose, form, tally } = opening;
         let session = Arc::new(Session {
             id,
             scope,
@@ -159,6 +173,7 @@ impl Sessions {
             purpose,
             opened: now,
             handouts: AtomicU64::new(0),
+            tally,
             form: Mutex::new(form),
             held: Mutex::default(),
             ended: Mutex::new(None),

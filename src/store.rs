@@ -59,6 +59,9 @@ pub enum Absent {
 
 type Entry = Result<Arc<Held>, Absent>;
 
+/// What may be told of an entry: the version and when it was last confirmed, or why there is none.
+pub type Facts = Result<(Version, SystemTime), Absent>;
+
 #[derive(Debug)]
 struct Shelf {
     entries: RwLock<HashMap<SecretName, (SourceName, Entry)>>,
@@ -115,7 +118,7 @@ impl Store {
     }
 
     /// What is in memory, without values: source, and version and time or why not.
-    pub fn listing(&self) -> BTreeMap<SecretName, (SourceName, Result<(Version, SystemTime), Absent>)> {
+    pub fn listing(&self) -> BTreeMap<SecretName, (SourceName, Facts)> {
         let facts = |entry: &Entry| entry.as_ref().map(|held| (held.version.clone(), held.confirmed)).map_err(Clone::clone);
         self.shelf.read().iter().map(|(name, (source, entry))| (name.clone(), (source.clone(), facts(entry)))).collect()
     }

@@ -1,5 +1,5 @@
 //! The floor: a bare tonic server on the same kind of socket, whose answers weigh what the daemon's do. It runs on one thread, like
-//! the daemon's tools side, with the system's allocator replaced by mimalloc, which makes it faster.
+//! the daemon's tools side, and is otherwise what anyone would write first: the system's allocator, the defaults of tonic.
 
 use std::{
     convert::Infallible,

@@ -57,6 +57,15 @@ pub enum Shape {
     Unary,
 }
 
+impl Shape {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Unary => "unary",
+        }
+    }
+}
+
 /// Where to send what.
 #[derive(Clone)]
 pub struct Load {
@@ -165,24 +174,24 @@ impl Load {
     /// One window: connect, warm up, measure.
     pub async fn run(&self, window: Duration) -> Measured {
         let mut grpc = client(&self.socket).await;
-        let mut tasks = tokio::task::JoinSet::new();
-        let begins = Instant::now() + window / 5;
-        let ends = begins + window;
+        let (mut streams, mut requests) = (Vec::new(), Vec::new());
         for _ in 0..self.count {
             match self.shape {
-                Shape::Stream => {
-                    let mut stream = Stream::open(&mut grpc, self.session).await;
-                    let request = get();
-                    tasks.spawn_local(async move { timed(begins, ends, async || stream.round(&request).await).await });
-                }
-                Shape::Unary => {
-                    let request = unary_get(&mut grpc, self.session).await;
-                    let mut grpc = grpc.clone();
-                    tasks.spawn_local(async move {
-                        timed(begins, ends, async || unary(&mut grpc, GET_SECRETS, request.clone()).await.len()).await
-                    });
-                }
+                Shape::Stream => streams.push(Stream::open(&mut grpc, self.session).await),
+                Shape::Unary => requests.push(unary_get(&mut grpc, self.session).await),
             }
+        }
+        let begins = Instant::now() + window / 5;
+        let ends = begins + window;
+        let mut tasks = tokio::task::JoinSet::new();
+        for mut stream in streams {
+            let request = get();
+            tasks.spawn_local(async move { timed(begins, ends, async || stream.round(&request).await).await });
+        }
+        for request in requests {
+            let mut grpc = grpc.clone();
+            let call = async move || unary(&mut grpc, GET_SECRETS, request.clone()).await.len();
+            tasks.spawn_local(timed(begins, ends, call));
         }
         measured(tasks.join_all().await.concat(), window)
     }

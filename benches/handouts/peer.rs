@@ -139,11 +139,15 @@ impl Peer {
 impl HttpLoad {
     pub async fn run(&self, window: Duration) -> Measured {
         let mut tasks = tokio::task::JoinSet::new();
+        let mut streams = Vec::new();
+        for _ in 0..self.count {
+            let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.expect("a connection");
+            stream.set_nodelay(true).expect("no delay");
+            streams.push(stream);
+        }
         let begins = Instant::now() + window / 5;
         let ends = begins + window;
-        for _ in 0..self.count {
-            let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.expect("a connection");
-            stream.set_nodelay(true).expect("no delay");
+        for mut stream in streams {
             let request = request(self.port);
             tasks.spawn_local(async move {
                 let mut answer = vec![0; 4096];

@@ -91,7 +91,7 @@ pub fn print_rows(rows: &[Row], peer: Result<&Peer, String>) {
     println!("|---|---|---|---|---|---|---|---|---|");
     let micros = |m: &Measured| format!("{:.0} / {:.0}", m.p50.as_secs_f64() * 1e6, m.p99.as_secs_f64() * 1e6);
     for row in rows {
-        let form = if row.shape == Shape::Stream { "stream" } else { "unary" };
+        let form = row.shape.name();
         let (peers, to_peer) = match &row.peer {
             Some((connections, measured, ratio)) => {
                 (format!("{:.0} ({connections})", measured.per_second), format!("{ratio:.2}"))

@@ -132,7 +132,7 @@ impl Caller {
     }
 
     /// Refuses a process that has exited, a zombie too.
-    pub(super) fn alive(&self) -> Result<(), Refusal> {
+    fn alive(&self) -> Result<(), Refusal> {
         match kernel::alive(self.pidfd.as_fd()) {
             Ok(true) => Ok(()),
             Ok(false) => Err(Refusal::Exited),

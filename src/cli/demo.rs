@@ -51,6 +51,7 @@ pub fn run(args: &Args) -> Outcome {
     let told = tell(&stage);
     let place = stage.dir.clone();
     if args.keep {
+        #[expect(clippy::mem_forget, reason = "it holds a path, no value; dropping it would remove the folder")]
         std::mem::forget(stage);
         println!("\nkept: {}", place.display());
         return told;

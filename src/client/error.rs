@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::proto::v1::{Failed, Reason};
+use crate::proto::v1::{Failed, Reason, Revoked};
 
 /// Why a secret cannot be had. No variant carries a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +61,12 @@ impl Error {
     pub(super) fn from_failed(failed: &Failed) -> Self {
         let retry_after = failed.retry_after_millis.map(Duration::from_millis);
         Self::from_reason(failed.reason(), failed.message.clone(), retry_after)
+    }
+
+    /// Why the daemon ended the whole session, or `None` where it stops and the next one may have it again.
+    pub(super) fn from_revoked(revoked: &Revoked) -> Option<Self> {
+        let reason = revoked.reason();
+        (reason != Reason::ShuttingDown).then(|| Self::from_reason(reason, revoked.message.clone(), None))
     }
 
     fn from_reason(reason: Reason, message: String, retry_after: Option<Duration>) -> Self {

@@ -9,6 +9,18 @@ use crate::{proto::v1, secret::SecretValue};
 
 /// One version of a secret, in protected memory, wiped when the last clone is dropped. There is no `Debug` and no `Display`: it
 /// cannot end up in a log by accident.
+///
+/// ```compile_fail,E0277
+/// # fn log(secret: valetkey::client::Secret) {
+/// println!("{secret:?}");
+/// # }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # fn log(secret: valetkey::client::Secret) {
+/// println!("{secret}");
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Secret(Arc<Inner>);
 

@@ -1,9 +1,9 @@
 //! The connection of a session: one task that talks to the daemon, and connects again when it restarts.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     path::Path,
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::UnixStream,
     sync::{mpsc, oneshot},
+    time::Instant,
 };
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{
@@ -18,17 +19,16 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
-use super::{
-    Client, Error, Secret,
-    session::{Ask, Shared},
-};
+use super::{Client, Error, Retry, Secret, backoff::Backoff, session::Shared};
 use crate::proto::v1::{
-    Acknowledge, Get, Open, SessionRequest, SessionResponse, broker_client::BrokerClient, session_request::Request,
+    Acknowledge, Get, Open, Revoked, SessionRequest, SessionResponse, broker_client::BrokerClient, session_request::Request,
     session_response::Response,
 };
 
-/// A value of 1 MiB, the most that the sealed file takes, with all that stands around it.
-const LARGEST: usize = 2 * 1024 * 1024;
+/// The largest answer: no source gives a longer value than a sealed file can, and that is 16 MiB.
+const MAX_RESPONSE: usize = 17 * 1024 * 1024;
+
+const SHORTEST_RETRY: Duration = Duration::from_millis(10);
 
 /// A channel to the daemon at this socket.
 ///
@@ -52,28 +52,35 @@ pub async fn connect(socket: &Path) -> Result<Channel, Error> {
     })
 }
 
+/// A request to the connection's task.
+pub enum Ask {
+    Fetch { name: String, answer: Answer },
+    Acknowledge { name: String, version: String },
+}
+
+type Answer = oneshot::Sender<Result<Secret, Error>>;
+
 /// Opens the session and starts its task. The task ends when every handle is gone or the daemon ends the session for good.
 pub async fn start(client: &Client, open: Open, shared: Arc<Shared>, asks: mpsc::Receiver<Ask>) -> Result<(), Error> {
     let live = Live::open(&client.socket, &open).await?;
-    let task = Link { socket: client.socket.clone(), open, shared, asks, waiting: HashMap::new(), next_id: 1, asked: Vec::new() };
-    tokio::spawn(task.run(live));
+    let wanted = Wanted { shared, flights: HashMap::new(), next_id: 1, outdated: BTreeSet::new(), retry_at: None };
+    let link = Link { client: client.clone(), open, asks, wanted, acknowledged: HashMap::new() };
+    tokio::spawn(link.run(live));
     Ok(())
 }
 
 struct Link {
-    socket: std::path::PathBuf,
+    client: Client,
     open: Open,
-    shared: Arc<Shared>,
     asks: mpsc::Receiver<Ask>,
-    waiting: HashMap<u64, (String, Option<oneshot::Sender<Result<Secret, Error>>>)>,
-    next_id: u64,
-    /// Taken from `asks`, but not sent yet: the connection broke.
-    asked: Vec<(String, Option<oneshot::Sender<Result<Secret, Error>>>)>,
+    wanted: Wanted,
+    /// What this process said it uses: said again to a daemon that restarted, which cannot know.
+    acknowledged: HashMap<String, String>,
 }
 
 /// A session stream that the daemon granted.
 struct Live {
-    // Unbounded, yet bounded by the callers that wait: each has one request under way.
+    // Unbounded, yet bounded by the names that are asked for: each has at most one request under way.
     up: mpsc::UnboundedSender<SessionRequest>,
     down: Streaming<SessionResponse>,
 }
@@ -91,29 +98,42 @@ enum Over {
 impl Live {
     async fn open(socket: &Path, open: &Open) -> Result<Self, Error> {
         let (up, requests) = mpsc::unbounded_channel();
-        let broken = |detail: String| Error::Unreachable { socket: socket.into(), detail };
-        up.send(request(Request::Open(open.clone()))).map_err(|error| broken(error.to_string()))?;
-        let mut broker = BrokerClient::new(connect(socket).await?).max_decoding_message_size(LARGEST);
-        let error = |status: &tonic::Status| Error::from_status(status).unwrap_or_else(|| broken(status.message().into()));
+        let broken = |detail: &str| Error::Unreachable { socket: socket.into(), detail: detail.into() };
+        up.send(request(Request::Open(open.clone()))).map_err(|error| broken(&error.to_string()))?;
+        let mut broker = BrokerClient::new(connect(socket).await?).max_decoding_message_size(MAX_RESPONSE);
+        let error = |status: &tonic::Status| Error::from_status(status).unwrap_or_else(|| broken(status.message()));
         let mut down =
             broker.session(UnboundedReceiverStream::new(requests)).await.map_err(|status| error(&status))?.into_inner();
         match down.message().await {
             Ok(Some(SessionResponse { response: Some(Response::Opened(_)) })) => Ok(Self { up, down }),
-            Ok(_) => Err(Error::BadAnswer("it did not say that the session is open".into())),
+            Ok(Some(_)) => Err(Error::BadAnswer("it did not say that the session is open".into())),
+            Ok(None) => Err(broken("it closed the connection")),
             Err(status) => Err(error(&status)),
         }
     }
+
+    /// Where the connection is gone, the stream ends too, and what waits is asked for again on the next.
+    fn send(&self, message: Request) {
+        let _ = self.up.send(request(message));
+    }
+}
+
+fn request(request: Request) -> SessionRequest {
+    SessionRequest { request: Some(request) }
 }
 
 impl Link {
     async fn run(mut self, mut live: Live) {
+        let mut backoff = Backoff::new();
         loop {
+            let since = Instant::now();
             match self.serve(&mut live).await {
                 Over::Dropped => return,
                 Over::Refused(error) => return self.give_up(&error),
-                Over::Broken => {}
+                Over::Broken => backoff.broke_after(since.elapsed()),
             }
-            live = match self.reconnect().await {
+            drop(live);
+            live = match self.reconnect(&mut backoff).await {
                 Ok(live) => live,
                 Err(Some(error)) => return self.give_up(&error),
                 Err(None) => return,
@@ -122,120 +142,214 @@ impl Link {
     }
 
     async fn serve(&mut self, live: &mut Live) -> Over {
-        for (name, answer) in std::mem::take(&mut self.asked) {
-            self.fetch(live, name, answer);
-        }
+        self.wanted.ask_again(live);
+        let mut say_again = self.acknowledged.clone();
         loop {
             tokio::select! {
                 ask = self.asks.recv() => match ask {
                     None => return Over::Dropped,
-                    Some(Ask::Fetch { name, answer }) => self.fetch(live, name, Some(answer)),
-                    Some(Ask::Acknowledge { name, version }) => send(live, Request::Acknowledge(Acknowledge { name, version })),
+                    Some(Ask::Fetch { name, answer }) => self.wanted.add(name, answer, Some(live)),
+                    Some(Ask::Acknowledge { name, version }) => {
+                        say_again.remove(&name);
+                        self.acknowledged.insert(name.clone(), version.clone());
+                        live.send(Request::Acknowledge(Acknowledge { name, version }));
+                    }
                 },
                 message = live.down.message() => match message {
                     Ok(Some(SessionResponse { response: Some(response) })) => {
-                        if let Some(over) = self.hear(live, response) {
+                        if let Some(over) = self.hear(live, response, &mut say_again) {
                             return over;
                         }
                     }
                     Ok(_) => return Over::Broken,
                     Err(status) => return Error::from_status(&status).map_or(Over::Broken, Over::Refused),
                 },
+                () = self.wanted.time_to_retry() => self.wanted.ask_again(live),
             }
         }
     }
 
-    fn fetch(&mut self, live: &Live, name: String, answer: Option<oneshot::Sender<Result<Secret, Error>>>) {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.waiting.insert(id, (name.clone(), answer));
-        send(live, Request::Get(Get { id, name }));
-    }
-
-    fn hear(&mut self, live: &Live, response: Response) -> Option<Over> {
+    fn hear(&mut self, live: &Live, response: Response, say_again: &mut HashMap<String, String>) -> Option<Over> {
         match response {
             Response::Secret(message) => {
-                let waiting = self.waiting.remove(&message.id);
-                let secret = Secret::take(message);
-                if let Ok(secret) = &secret {
-                    self.shared.keep(secret);
-                }
-                if let Some((_, Some(answer))) = waiting {
-                    let _ = answer.send(secret);
+                let (id, name, version) = (message.id, message.name.clone(), message.version.clone());
+                self.wanted.settle(id, &name, &Secret::take(message));
+                // The daemon takes an acknowledgement only for what it handed to this very session.
+                if say_again.remove(&name).is_some_and(|acknowledged| acknowledged == version) {
+                    live.send(Request::Acknowledge(Acknowledge { name, version }));
                 }
             }
-            Response::Failed(failed) => {
-                let error = Error::from_failed(&failed);
-                if let Some((_, Some(answer))) = self.waiting.remove(&failed.id) {
-                    let _ = answer.send(Err(error));
-                }
-            }
-            Response::Changed(changed) => {
-                let known = self.shared.current.read().unwrap_or_else(PoisonError::into_inner).contains_key(&changed.name);
-                if known {
-                    self.fetch(live, changed.name, None);
-                }
-            }
-            // The end of the whole session comes as the stream's status, right after this.
-            Response::Revoked(revoked) => self.shared.forget(&revoked.name),
+            Response::Failed(failed) => self.wanted.settle(failed.id, &failed.name, &Err(Error::from_failed(&failed))),
+            Response::Changed(changed) => self.wanted.changed(changed.name, live),
+            Response::Revoked(revoked) => return self.revoked(&revoked),
             Response::Opened(_) => return Some(Over::Broken),
         }
         None
     }
 
-    /// Tries again, ever more slowly, until the daemon answers or nobody waits any more (`Err(None)`).
-    async fn reconnect(&mut self) -> Result<Live, Option<Error>> {
-        // What was known is asked for anew: a version may have changed while nobody listened.
-        let known: Vec<String> = self.shared.current.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-        self.asked.extend(std::mem::take(&mut self.waiting).into_values());
-        self.asked.extend(known.into_iter().map(|name| (name, None)));
-        let mut wait = Duration::from_millis(20);
+    /// One secret is withdrawn, or the whole session has ended. A daemon that stops is no reason to forget anything.
+    fn revoked(&mut self, revoked: &Revoked) -> Option<Over> {
+        if revoked.name.is_empty() {
+            return Some(Error::from_revoked(revoked).map_or(Over::Broken, Over::Refused));
+        }
+        self.wanted.withdrawn(&revoked.name);
+        None
+    }
+
+    /// Tries again, ever more slowly, until the daemon answers or nobody needs the session any more (`Err(None)`).
+    async fn reconnect(&mut self, backoff: &mut Backoff) -> Result<Live, Option<Error>> {
+        self.wanted.disconnected();
         loop {
-            // A jitter of a quarter, so that the tools of a host do not all come at once.
-            let jitter = wait.mul_f64(0.25 * f64::from(self.next_id as u32 % 16 + std::process::id() % 16) / 32.0);
-            tokio::select! {
-                () = tokio::time::sleep(wait + jitter) => {}
-                () = closed(&mut self.asks, &mut self.asked) => return Err(None),
-            }
-            wait = (wait * 2).min(Duration::from_secs(5));
-            match Live::open(&self.socket, &self.open).await {
-                Ok(live) => return Ok(live),
-                Err(error) if error.retry() == super::Retry::Never => return Err(Some(error)),
-                Err(_) => {}
+            let attempt = async {
+                tokio::time::sleep(backoff.next()).await;
+                // A daemon that stands still takes the connection and never answers.
+                let opening = tokio::time::timeout(self.client.timeout, Live::open(&self.client.socket, &self.open));
+                opening.await.unwrap_or(Err(Error::TimedOut(self.client.timeout)))
+            };
+            let opened = tokio::select! {
+                opened = attempt => opened,
+                () = listen(&mut self.asks, &mut self.wanted, &mut self.acknowledged) => return Err(None),
+            };
+            match opened {
+                Ok(live) => {
+                    self.wanted.shared.set_trouble(None);
+                    return Ok(live);
+                }
+                Err(error) if error.retry() == Retry::Never => return Err(Some(error)),
+                Err(error) => self.wanted.shared.set_trouble(Some(error)),
             }
         }
     }
 
     fn give_up(&mut self, error: &Error) {
-        self.shared.forget("");
-        self.shared.set_ended(error.clone());
-        let waiting = std::mem::take(&mut self.waiting).into_values().chain(std::mem::take(&mut self.asked));
-        for (_, answer) in waiting {
-            let _ = answer.map(|answer| answer.send(Err(error.clone())));
-        }
+        self.wanted.shared.end(error.clone());
         self.asks.close();
         while let Ok(ask) = self.asks.try_recv() {
-            if let Ask::Fetch { answer, .. } = ask {
-                let _ = answer.send(Err(error.clone()));
+            if let Ask::Fetch { name, answer } = ask {
+                self.wanted.add(name, answer, None);
             }
         }
+        let waiting = std::mem::take(&mut self.wanted.flights).into_values().flat_map(|flight| flight.answers);
+        waiting.for_each(|answer| drop(answer.send(Err(error.clone()))));
     }
 }
 
-/// Keeps what is asked for in the meantime, and ends when nobody is left to ask.
-async fn closed(asks: &mut mpsc::Receiver<Ask>, asked: &mut Vec<(String, Option<oneshot::Sender<Result<Secret, Error>>>)>) {
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.wanted.shared.watchers.end();
+    }
+}
+
+/// Keeps what is asked for while there is no connection, and ends when nobody is left to ask.
+async fn listen(asks: &mut mpsc::Receiver<Ask>, wanted: &mut Wanted, acknowledged: &mut HashMap<String, String>) {
     while let Some(ask) = asks.recv().await {
-        if let Ask::Fetch { name, answer } = ask {
-            asked.push((name, Some(answer)));
+        match ask {
+            Ask::Fetch { name, answer } => wanted.add(name, answer, None),
+            Ask::Acknowledge { name, version } => drop(acknowledged.insert(name, version)),
         }
     }
 }
 
-fn request(request: Request) -> SessionRequest {
-    SessionRequest { request: Some(request) }
+/// What the session waits for.
+struct Wanted {
+    shared: Arc<Shared>,
+    /// By name.
+    flights: HashMap<String, Flight>,
+    next_id: u64,
+    /// Names whose value in memory may no longer be current: fetched before anyone asks, and again where that fails.
+    outdated: BTreeSet<String>,
+    retry_at: Option<Instant>,
 }
 
-/// Where the connection is gone, the stream ends too, and what waits is asked for again on the next.
-fn send(live: &Live, message: Request) {
-    let _ = live.up.send(request(message));
+/// One secret that is asked for, and everyone who waits for it.
+#[derive(Default)]
+struct Flight {
+    /// Of the request on this connection. `None`: not sent on it yet.
+    id: Option<u64>,
+    answers: Vec<Answer>,
+}
+
+impl Wanted {
+    /// Someone waits for this. Who has given up meanwhile is dropped, so that what a long outage leaves is not asked for after it.
+    fn add(&mut self, name: String, answer: Answer, live: Option<&Live>) {
+        let flight = self.flights.entry(name.clone()).or_default();
+        flight.answers.retain(|answer| !answer.is_closed());
+        flight.answers.push(answer);
+        if let Some(live) = live {
+            self.send(name, live);
+        }
+    }
+
+    /// Asks for it, unless it is asked for already: answers and changes come in order, so that an answer under way is at least
+    /// as new as the last change that was heard of.
+    fn send(&mut self, name: String, live: &Live) {
+        let flight = self.flights.entry(name.clone()).or_default();
+        if flight.id.is_none() {
+            flight.id = Some(self.next_id);
+            live.send(Request::Get(Get { id: self.next_id, name }));
+            self.next_id += 1;
+        }
+    }
+
+    fn changed(&mut self, name: String, live: &Live) {
+        if self.shared.read(&name).is_some() {
+            self.outdated.insert(name.clone());
+            self.send(name, live);
+        }
+    }
+
+    fn withdrawn(&mut self, name: &str) {
+        self.outdated.remove(name);
+        self.shared.forget(name);
+    }
+
+    /// No request is under way any more, and any value may change while nobody listens.
+    fn disconnected(&mut self) {
+        self.flights.retain(|_, flight| {
+            flight.id = None;
+            flight.answers.retain(|answer| !answer.is_closed());
+            !flight.answers.is_empty()
+        });
+        self.outdated = self.shared.names().into_iter().collect();
+        self.retry_at = None;
+    }
+
+    fn ask_again(&mut self, live: &Live) {
+        self.retry_at = None;
+        let in_time = |flight: &Flight| flight.id.is_some() || flight.answers.iter().any(|answer| !answer.is_closed());
+        self.flights.retain(|_, flight| in_time(flight));
+        let names: BTreeSet<_> = self.flights.keys().chain(&self.outdated).cloned().collect();
+        names.into_iter().for_each(|name| self.send(name, live));
+    }
+
+    async fn time_to_retry(&self) {
+        match self.retry_at {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The answer to a request. One that failed leaves the value in memory in use where waiting may help, and takes it away where
+    /// it cannot: the next `get` then says why.
+    fn settle(&mut self, id: u64, name: &str, answer: &Result<Secret, Error>) {
+        // Failed acknowledgements come with an id of 0, which no request has.
+        if self.flights.get(name).is_none_or(|flight| flight.id != Some(id)) {
+            return;
+        }
+        match answer.as_ref().map_err(Error::retry) {
+            Ok(secret) => {
+                self.outdated.remove(name);
+                self.shared.keep(secret);
+            }
+            Err(Retry::After(wait)) if self.outdated.contains(name) => {
+                // The wire rounds down to milliseconds, and a wait of none would be a loop.
+                let at = Instant::now() + wait.max(SHORTEST_RETRY);
+                self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
+            }
+            Err(Retry::Never) if self.outdated.contains(name) => self.withdrawn(name),
+            Err(_) => {}
+        }
+        let waiting = self.flights.remove(name).into_iter().flat_map(|flight| flight.answers);
+        waiting.for_each(|waits| drop(waits.send(answer.clone())));
+    }
 }

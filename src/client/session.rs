@@ -6,10 +6,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
-use super::{Client, Error, Secret, link};
-use crate::proto::v1::Open;
+use super::{
+    Changes, Client, Error, Secret,
+    changes::Watchers,
+    link::{self, Ask},
+};
+use crate::{proto::v1::Open, secret};
 
 /// An open session. Clones are handles to the same one; it ends when the last is dropped.
 #[derive(Clone)]
@@ -21,62 +25,70 @@ struct Handle {
     timeout: Duration,
 }
 
-/// What the program and the connection's task both see.
+/// What the program and the connection's task both see. The task writes, the program reads.
+#[derive(Default)]
 pub(super) struct Shared {
-    pub current: RwLock<HashMap<String, Secret>>,
-    pub changes: broadcast::Sender<Change>,
+    current: RwLock<HashMap<String, Secret>>,
+    /// Why there is no connection now, while there is none.
+    trouble: RwLock<Option<Error>>,
     ended: OnceLock<Error>,
+    pub watchers: Watchers,
 }
 
 impl Shared {
-    /// Remembers why the session ended, for whoever asks later.
-    pub fn set_ended(&self, error: Error) {
+    /// Remembers why the session ended, for whoever asks later, and forgets every value.
+    pub fn end(&self, error: Error) {
         let _ = self.ended.set(error);
+        self.forget("");
     }
 
-    fn ended(&self) -> Error {
+    pub fn ended(&self) -> Error {
         self.ended.get().cloned().unwrap_or_else(|| Error::Ended("its connection's task has stopped; open a new one".into()))
     }
 
     /// Keeps a version that was handed out, and tells of it where it replaces another.
     pub fn keep(&self, secret: &Secret) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let previous = current.insert(secret.name().into(), secret.clone());
-        drop(current);
+        let previous = self.current.write().unwrap_or_else(PoisonError::into_inner).insert(secret.name().into(), secret.clone());
         if let Some(previous) = previous.filter(|previous| !previous.same_as(secret)) {
-            // No receiver: nobody watches, and the next `get` returns the new version all the same.
-            let _ = self.changes.send(Change { secret: secret.clone(), previous });
+            self.watchers.tell(secret, &previous);
         }
     }
 
+    /// Drops a value; with an empty name, every one.
     pub fn forget(&self, name: &str) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        if name.is_empty() { current.clear() } else { drop(current.remove(name)) }
+        if name.is_empty() {
+            current.clear()
+        } else {
+            drop(current.remove(name))
+        }
+        drop(current);
+        self.watchers.forget(name);
     }
 
-    fn read(&self, name: &str) -> Option<Secret> {
+    pub fn read(&self, name: &str) -> Option<Secret> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
-}
 
-/// A request to the connection's task.
-pub(super) enum Ask {
-    Fetch { name: String, answer: oneshot::Sender<Result<Secret, Error>> },
-    Acknowledge { name: String, version: String },
-}
+    pub fn names(&self) -> Vec<String> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
 
-/// A secret has a new version.
-#[derive(Clone)]
-pub struct Change {
-    /// What to use from now on.
-    pub secret: Secret,
-    /// What to stop using.
-    pub previous: Secret,
+    pub fn set_trouble(&self, trouble: Option<Error>) {
+        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    fn trouble(&self) -> Option<Error> {
+        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Session {
     pub(super) async fn open(client: &Client, open: Open) -> Result<Self, Error> {
-        let shared = Arc::new(Shared { current: RwLock::default(), changes: broadcast::Sender::new(64), ended: OnceLock::new() });
+        // A tool holds a few values, and its limit on locked memory is the usual 8 MiB. Where the program has set up its memory
+        // already, that stands.
+        let _ = secret::set_up(secret::Settings { first_chunk: 64 * 1024, ..Default::default() });
+        let shared = Arc::new(Shared::default());
         let (asks, requests) = mpsc::channel(64);
         let opening = link::start(client, open, shared.clone(), requests);
         match tokio::time::timeout(client.timeout, opening).await {
@@ -87,7 +99,7 @@ impl Session {
     }
 
     /// The secret's current version: from this process's memory where it was fetched before (the daemon tells of changes, so it
-    /// is current while connected), from the daemon otherwise.
+    /// is current while connected), from the daemon otherwise. While there is no daemon, what is in memory goes on to serve.
     ///
     /// # Errors
     /// Where the daemon refuses, or does not answer in time: [`Error::retry`] says whether to try again.
@@ -103,48 +115,35 @@ impl Session {
         self.0.shared.read(name)
     }
 
-    /// Asks the daemon, whatever is in memory: after an upstream refused the value, say.
+    /// Asks the daemon, whatever is in memory: after an upstream refused the value, say. Callers who ask for the same secret at
+    /// the same time share one answer.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn fetch(&self, name: &str) -> Result<Secret, Error> {
+        let Handle { shared, asks, timeout } = &*self.0;
         let (answer, answered) = oneshot::channel();
-        let ended = || self.0.shared.ended();
-        let ask = Ask::Fetch { name: name.into(), answer };
         let round = async {
-            self.0.asks.send(ask).await.map_err(|_| ended())?;
-            answered.await.map_err(|_| ended())?
+            asks.send(Ask::Fetch { name: name.into(), answer }).await.map_err(|_| shared.ended())?;
+            answered.await.map_err(|_| shared.ended())?
         };
-        tokio::time::timeout(self.0.timeout, round).await.unwrap_or(Err(Error::TimedOut(self.0.timeout)))
+        // Where there was no connection to ask over, that says more than the time it took to find out.
+        let too_late = |_| Err(shared.trouble().unwrap_or(Error::TimedOut(*timeout)));
+        tokio::time::timeout(*timeout, round).await.unwrap_or_else(too_late)
     }
 
     /// New versions from now on, each with the one it replaces. A program that calls [`get`](Self::get) each time needs none.
     pub fn watch(&self) -> Changes {
-        Changes(self.0.shared.changes.subscribe())
+        self.0.shared.watchers.subscribe()
     }
 
-    /// Tells the daemon that this process uses this version now and none before it, so that the old one can be retired.
+    /// Tells the daemon that this process uses this version now and none before it, so that the old one can be retired. A daemon
+    /// that restarts is told again.
     ///
     /// # Errors
     /// Where the session has ended.
     pub async fn acknowledge(&self, secret: &Secret) -> Result<(), Error> {
         let ask = Ask::Acknowledge { name: secret.name().into(), version: secret.version().into() };
         self.0.asks.send(ask).await.map_err(|_| self.0.shared.ended())
-    }
-}
-
-/// A stream of [`Change`]s.
-pub struct Changes(broadcast::Receiver<Change>);
-
-impl Changes {
-    /// The next change. `None` when the session has ended. A slow reader misses versions between, never the newest.
-    pub async fn next(&mut self) -> Option<Change> {
-        loop {
-            match self.0.recv().await {
-                Ok(change) => return Some(change),
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
-                Err(broadcast::error::RecvError::Closed) => return None,
-            }
-        }
     }
 }

@@ -77,6 +77,7 @@ pub unsafe fn take_from_environment(name: &str) -> Option<SecretValue> {
             entry = entry.add(1);
         }
         if taken.is_some() {
+            #[expect(clippy::disallowed_methods, reason = "the value itself is overwritten above")]
             std::env::remove_var(name);
         }
     }

@@ -69,10 +69,15 @@ impl Host {
             self.write("identity.key", secret.expose_secret());
             SealedFile::create(&sealed, &[recipient]).unwrap();
         }
-        // A process that another test forks has our lock for as long as it takes to become another program.
-        let open = || SealedFile::open(&sealed, &Identity::read(&identity).unwrap());
-        let mut file = (0..100).find_map(|_| open().inspect_err(|_| std::thread::sleep(Duration::from_millis(10))).ok());
-        let file = file.as_mut().unwrap();
+        // A child that another test is just starting has a copy of the lock's descriptor until it has become another program.
+        let begun = Instant::now();
+        let mut file = loop {
+            match SealedFile::open(&sealed, &Identity::read(&identity).unwrap()) {
+                Ok(file) => break file,
+                Err(error) if begun.elapsed() > Duration::from_secs(5) => panic!("{error}"),
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        };
         for (name, value) in secrets {
             file.set(&name.parse().unwrap(), &SecretValue::copy_from(value).unwrap()).unwrap();
         }
