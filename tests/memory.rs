@@ -293,3 +293,34 @@ async fn pull_long(host: &Host, value: &[u8]) -> (Raw, Broker) {
     }
     (stream, broker)
 }
+
+/// A tool that takes in few bytes at a time makes HTTP/2 cut a message wherever its window ends, in the value too; then the rest of the
+/// value passes through the connection's buffer. It is the tool's own value, in one place, until the next message or the connection's end.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_value_cut_by_a_small_window() {
+    let value = marker(30, 64);
+    let host = Host::new();
+    let source = host.seal(&[(NAME, &value)]);
+    host.configure("", &format!("{source}{}{}", Host::secrets(&[NAME]), tool()));
+    let daemon = host.start();
+    let mut most = 0;
+    for window in [330, 350, 370, 390] {
+        let path = host.tools_socket();
+        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        let endpoint = tonic::transport::Endpoint::from_static("http://localhost").initial_stream_window_size(window);
+        let mut broker = Broker::new(endpoint.connect_with_connector(connector).await.unwrap());
+        let mut stream = Raw::open(&mut broker, "puller", &[NAME]).await.unwrap();
+        for id in 0..20 {
+            assert!(stream.secret(id, NAME).await.value == value);
+        }
+        let hits = scan(daemon.pid(), &value);
+        println!("window of {window}, connection open: {}", describe(&hits));
+        most = most.max(hits.len());
+        drop((stream, broker));
+        eventually("the connection is closed", || scan(daemon.pid(), &value).is_empty());
+    }
+    assert!(most <= 1, "one connection, one buffer");
+}

@@ -6,6 +6,9 @@
 //! connection (h2 copies payloads under 256 bytes whole, and about 247 bytes of longer ones). A message that is cut into several
 //! payloads has more starts than one: there [`TAIL`] bytes stand *after* the last value too, so that the last payload starts with
 //! them, and what was copied of the value is overwritten.
+//!
+//! What this does not reach: a peer whose flow-control window ends within a value makes HTTP/2 cut there, and the rest of that value
+//! stands in its own connection's buffer until the next message or the connection's end (tests/memory.rs measures it).
 
 use std::{
     future::{Future, poll_fn},
