@@ -42,7 +42,7 @@ pub struct Broker {
     store: Store,
     sessions: Sessions,
     tallies: RwLock<BTreeMap<ToolName, Arc<Tally>>>,
-    strangers: RwLock<BTreeMap<u32, Arc<Meter>>>,
+    strangers: RwLock<BTreeMap<Stranger, Arc<Meter>>>,
     stopping: watch::Sender<bool>,
 }
 
@@ -66,7 +66,10 @@ pub const MAX_SCOPE: usize = 1000;
 /// Secrets that one unary call may ask for.
 pub const MAX_BATCH: usize = 100;
 const MAX_PURPOSE: usize = 200;
-/// Attempts to open a session in a minute by one user id, whoever it claims to be.
+/// A user id, in a unit: who a caller is before it is a tool.
+type Stranger = (u32, Option<String>);
+const MAX_STRANGERS: usize = 4096;
+/// Attempts to open a session in a minute by one of them, whichever tool it claims to be.
 const OPENS_PER_MINUTE: u32 = 6000;
 
 impl Broker {
@@ -317,12 +320,17 @@ impl Broker {
         Ok(())
     }
 
-    /// Callers who are no tool yet are bounded by their user id, or a loop of wrong guesses could fill the log.
+    /// Callers who are no tool yet are bounded by their user id and unit, or a loop of wrong guesses could fill the log.
     fn keep_strangers_within_bounds(&self, peer: &Peer) -> Result<(), Refused> {
-        let known = self.strangers.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&peer.uid).cloned();
+        let who = (peer.uid, peer.unit.as_ref().map(|unit| unit.name.clone()));
+        let known = self.strangers.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&who).cloned();
         let meter = known.unwrap_or_else(|| {
             let mut strangers = self.strangers.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            strangers.entry(peer.uid).or_default().clone()
+            // Units come and go under names of their own; what they took is forgotten now and then, rather than kept for ever.
+            if strangers.len() >= MAX_STRANGERS {
+                strangers.clear();
+            }
+            strangers.entry(who).or_default().clone()
         });
         let limits = crate::limits::Limits { per_minute: OPENS_PER_MINUTE, ..Default::default() };
         meter.take(&limits, 1, self.uptime()).map_err(|RetryAfter(wait)| Refused::limit("sessions opened a minute", Some(wait)))

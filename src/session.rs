@@ -6,10 +6,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::{Duration, SystemTime},
 };
 
@@ -63,7 +63,7 @@ pub struct Session {
     pub tally: Arc<Tally>,
     form: Mutex<Form>,
     held: Mutex<BTreeMap<SecretName, Version>>,
-    ended: Mutex<Option<End>>,
+    ended: OnceLock<End>,
     /// Its stream, where it is one. A waker costs nothing at each request; there is room for one alone.
     follower: AtomicWaker,
     news: AtomicBool,
@@ -118,11 +118,12 @@ impl Session {
     }
 
     pub fn ended(&self) -> Option<End> {
-        *lock(&self.ended)
+        self.ended.get().copied()
     }
 
     fn end(&self, why: End) {
-        lock(&self.ended).get_or_insert(why);
+        // The first reason stands.
+        let _ = self.ended.set(why);
         self.tell();
     }
 
@@ -139,10 +140,19 @@ impl Session {
     }
 
     /// Ready once for each [`tell`](Self::tell), or for several at once. For the session's own stream: a second who polls takes the
-    /// place of the first.
-    pub fn poll_news(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.follower.register(cx.waker());
-        if self.news.swap(false, Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+    /// place of the first. `followed` is that stream's, for it to find `None` in at first: most polls are by the task that is
+    /// registered already, and then cost nothing.
+    pub fn poll_news(&self, followed: &mut Option<Waker>, cx: &mut Context<'_>) -> Poll<()> {
+        if !followed.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.follower.register(cx.waker());
+            *followed = Some(cx.waker().clone());
+        }
+        if self.news.load(Relaxed) && self.news.swap(false, Relaxed) {
+            // To wake a task is to forget it: the next poll registers it again, before it looks.
+            *followed = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
     }
 }
 
@@ -176,7 +186,7 @@ impl Sessions {
             tally,
             form: Mutex::new(form),
             held: Mutex::default(),
-            ended: Mutex::new(None),
+            ended: OnceLock::new(),
             follower: AtomicWaker::new(),
             news: AtomicBool::new(false),
             watches: watch::Sender::new(()),

@@ -62,27 +62,28 @@ pub fn plain(message: &impl Message) -> Bytes {
 
 /// The frame of `SessionResponse { secret }`.
 pub fn session_secret(id: u64, handout: &Handout) -> Bytes {
-    wrapped(2, vec![Sized::of(id, handout)])
+    wrapped(2, &mut [Sized::of(id, handout)])
 }
 
 /// The frame of `GetSecretsResponse { secrets }`.
 pub fn get_secrets(handouts: &[Handout]) -> Bytes {
-    wrapped(1, handouts.iter().map(|handout| Sized::of(0, handout)).collect())
+    let mut secrets: Vec<_> = handouts.iter().map(|handout| Sized::of(0, handout)).collect();
+    wrapped(1, &mut secrets)
 }
 
 /// One message whose field `tag` holds these `Secret` messages.
-fn wrapped(tag: u32, mut secrets: Vec<Sized<'_>>) -> Bytes {
+fn wrapped(tag: u32, secrets: &mut [Sized<'_>]) -> Bytes {
     let length_of = |secrets: &[Sized<'_>]| secrets.iter().map(|secret| field_len(tag, secret.length)).sum();
-    let mut length: usize = length_of(&secrets);
+    let mut length: usize = length_of(secrets);
     if let Some(last) = secrets.last_mut().filter(|_| 5 + length > PAYLOAD) {
         last.add_tail();
-        length = length_of(&secrets);
+        length = length_of(secrets);
     }
     // The capacity is exact: growing would leave a copy behind.
     let mut frame = Vec::with_capacity(5 + length);
     frame.push(0);
     frame.extend_from_slice(&(length as u32).to_be_bytes());
-    for secret in &secrets {
+    for secret in secrets {
         encode_key(tag, WireType::LengthDelimited, &mut frame);
         encode_varint(secret.length as u64, &mut frame);
         secret.encode(&mut frame);

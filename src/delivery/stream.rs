@@ -5,7 +5,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -54,9 +54,10 @@ async fn tell(
     let session = open(broker, caller, &mut requests).await.map_err(|refused| status::refused(&refused))?;
     let _closes = CloseOnDrop { broker, session: &session };
     let mut told = scope_versions(broker, &session);
+    let mut followed = None;
     out.send(answer(Response::Opened(opened(&session, &told)))).await;
     loop {
-        match poll_fn(|cx| poll_next(&session, &mut requests, cx)).await {
+        match poll_fn(|cx| poll_next(&session, &mut followed, &mut requests, cx)).await {
             Next::News => tell_news(broker, &session, &mut told, out).await?,
             Next::Request(Request::Get(Get { id, name })) => match broker.get(&**caller, &session, &name) {
                 Ok(handout) => out.send(frame::session_secret(id, &handout)).await,
@@ -124,8 +125,13 @@ enum Next {
 }
 
 /// News of the session before the tool's next request: what is revoked is not handed out first.
-fn poll_next(session: &Session, requests: &mut Streaming<SessionRequest>, cx: &mut Context<'_>) -> Poll<Next> {
-    if session.poll_news(cx).is_ready() {
+fn poll_next(
+    session: &Session,
+    followed: &mut Option<Waker>,
+    requests: &mut Streaming<SessionRequest>,
+    cx: &mut Context<'_>,
+) -> Poll<Next> {
+    if session.poll_news(followed, cx).is_ready() {
         return Poll::Ready(Next::News);
     }
     Pin::new(requests).poll_next(cx).map(|request| match request {
