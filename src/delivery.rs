@@ -4,6 +4,7 @@
 mod admin;
 mod frame;
 mod listener;
+mod requests;
 mod serve;
 mod status;
 mod stream;

@@ -13,7 +13,7 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     transport::Channel,
 };
-use valetkey::proto::v1::{Get, GetSecretsRequest, Open, Opened, SessionRequest, session_request::Request};
+use valetkey::proto::v1::{CloseSessionRequest, Get, GetSecretsRequest, Open, Opened, SessionRequest, session_request::Request};
 
 use crate::daemon::{Host, channel};
 
@@ -115,14 +115,20 @@ async fn unary(client: &mut tonic::client::Grpc<Channel>, path: &'static str, re
 const GET_SECRETS: &str = "/valetkey.v1.Broker/GetSecrets";
 const SESSION: &str = "/valetkey.v1.Broker/Session";
 
-async fn unary_get(client: &mut tonic::client::Grpc<Channel>, session: bool) -> Bytes {
+/// Opens a session where there is one to open, and makes the request for its secret.
+async fn unary_get(client: &mut tonic::client::Grpc<Channel>, session: bool) -> (String, Bytes) {
     let session = if session {
         let opened = unary(client, "/valetkey.v1.Broker/OpenSession", open().encode_to_vec().into()).await;
         Opened::decode(opened).expect("an opened session").session
     } else {
         "0".repeat(32)
     };
-    GetSecretsRequest { session, names: vec!["bench/key".into()] }.encode_to_vec().into()
+    let request = GetSecretsRequest { session: session.clone(), names: vec!["bench/key".into()] };
+    (session, request.encode_to_vec().into())
+}
+
+async fn close(client: &mut tonic::client::Grpc<Channel>, session: String) {
+    unary(client, "/valetkey.v1.Broker/CloseSession", CloseSessionRequest { session }.encode_to_vec().into()).await;
 }
 
 /// A stream on which one request is under way at a time.
@@ -157,8 +163,9 @@ impl Stream {
 pub async fn answer_sizes(host: &Host) -> Sizes {
     let mut grpc = client(&host.tools_socket()).await;
     let stream = Stream::open(&mut grpc, true).await.round(&get()).await;
-    let request = unary_get(&mut grpc, true).await;
+    let (session, request) = unary_get(&mut grpc, true).await;
     let unary = unary(&mut grpc, GET_SECRETS, request).await.len();
+    close(&mut grpc, session).await;
     Sizes { stream, unary }
 }
 
@@ -174,11 +181,15 @@ impl Load {
     /// One window: connect, warm up, measure.
     pub async fn run(&self, window: Duration) -> Measured {
         let mut grpc = client(&self.socket).await;
-        let (mut streams, mut requests) = (Vec::new(), Vec::new());
+        let (mut streams, mut sessions, mut requests) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..self.count {
             match self.shape {
                 Shape::Stream => streams.push(Stream::open(&mut grpc, self.session).await),
-                Shape::Unary => requests.push(unary_get(&mut grpc, self.session).await),
+                Shape::Unary => {
+                    let (session, request) = unary_get(&mut grpc, self.session).await;
+                    sessions.push(session);
+                    requests.push(request);
+                }
             }
         }
         let begins = Instant::now() + window / 5;
@@ -193,7 +204,11 @@ impl Load {
             let call = async move || unary(&mut grpc, GET_SECRETS, request.clone()).await.len();
             tasks.spawn_local(timed(begins, ends, call));
         }
-        measured(tasks.join_all().await.concat(), window)
+        let waits = tasks.join_all().await.concat();
+        for session in sessions.into_iter().filter(|_| self.session) {
+            close(&mut grpc, session).await;
+        }
+        measured(waits, window)
     }
 }
 

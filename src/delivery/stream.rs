@@ -3,18 +3,16 @@
 use std::{
     collections::BTreeMap,
     future::poll_fn,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use futures_core::Stream;
-use tonic::{Status, Streaming, body::Body};
-use tonic_prost::ProstCodec;
+use tonic::{Status, body::Body};
 
 use super::{
     frame::{self, Out},
+    requests::Requests,
     status,
 };
 use crate::{
@@ -29,26 +27,19 @@ use crate::{
     store::Serial,
 };
 
-/// The largest message that a tool may send: a scope of 1,000 long names fits.
-pub const MAX_REQUEST: usize = 256 * 1024;
 /// A stream that has not said what it wants by then is closed.
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers one `Session` call.
 pub fn serve(broker: Arc<Broker>, caller: Arc<Caller>, request: http::Request<Body>) -> http::Response<Body> {
-    let requests = requests(request.into_body());
+    let requests = Requests::new(request.into_body());
     frame::told(|out| async move { tell(&broker, &caller, requests, &out).await })
-}
-
-/// The messages in a request's body.
-pub fn requests<T: prost::Message + Default + Send + 'static>(body: Body) -> Streaming<T> {
-    Streaming::new_request(ProstCodec::<T, T>::raw_decoder(Default::default()), body, None, Some(MAX_REQUEST))
 }
 
 async fn tell(
     broker: &Arc<Broker>,
     caller: &Arc<Caller>,
-    mut requests: Streaming<SessionRequest>,
+    mut requests: Requests<SessionRequest>,
     out: &Out,
 ) -> Result<(), Status> {
     let session = open(broker, caller, &mut requests).await.map_err(|refused| status::refused(&refused))?;
@@ -81,14 +72,14 @@ async fn tell(
 async fn open(
     broker: &Arc<Broker>,
     caller: &Arc<Caller>,
-    requests: &mut Streaming<SessionRequest>,
+    requests: &mut Requests<SessionRequest>,
 ) -> Result<Arc<Session>, Refused> {
     let wrong = || Refused {
         reason: Reason::BadRequest,
         message: "the first request of a session must be `open`".into(),
         retry_after: None,
     };
-    let first = tokio::time::timeout(OPEN_WITHIN, requests.message()).await;
+    let first = tokio::time::timeout(OPEN_WITHIN, requests.next()).await;
     let Ok(Ok(Some(SessionRequest { request: Some(Request::Open(open)) }))) = first else { return Err(wrong()) };
     let session = broker.open(&**caller, &declaration(&open), false)?;
     end_with_process(broker, caller, &session);
@@ -128,13 +119,13 @@ enum Next {
 fn poll_next(
     session: &Session,
     followed: &mut Option<Waker>,
-    requests: &mut Streaming<SessionRequest>,
+    requests: &mut Requests<SessionRequest>,
     cx: &mut Context<'_>,
 ) -> Poll<Next> {
     if session.poll_news(followed, cx).is_ready() {
         return Poll::Ready(Next::News);
     }
-    Pin::new(requests).poll_next(cx).map(|request| match request {
+    requests.poll_next(cx).map(|request| match request {
         None => Next::Closed,
         Some(Err(status)) => Next::Broken(status),
         Some(Ok(SessionRequest { request: Some(request) })) => Next::Request(request),

@@ -12,7 +12,11 @@ use futures_core::Stream;
 use tonic::{Request, Response, Status, body::Body, server::NamedService};
 use tower_service::Service;
 
-use super::{frame, status, stream};
+use super::{
+    frame,
+    requests::{MAX_REQUEST, Requests},
+    status, stream,
+};
 use crate::{
     attest::Caller,
     broker::{Broker, Refused},
@@ -36,7 +40,7 @@ pub struct Tools {
 impl Tools {
     pub fn new(broker: Arc<Broker>) -> Self {
         let unary = broker_server::BrokerServer::new(Unary { broker: broker.clone() });
-        Self { broker, unary: unary.max_decoding_message_size(stream::MAX_REQUEST) }
+        Self { broker, unary: unary.max_decoding_message_size(MAX_REQUEST) }
     }
 }
 
@@ -72,8 +76,8 @@ impl Service<http::Request<Body>> for Tools {
 }
 
 async fn get_secrets(broker: &Broker, caller: &Caller, request: http::Request<Body>, out: &frame::Out) -> Result<(), Status> {
-    let mut requests = stream::requests::<GetSecretsRequest>(request.into_body());
-    let Some(GetSecretsRequest { session, names }) = requests.message().await? else {
+    let mut requests = Requests::<GetSecretsRequest>::new(request.into_body());
+    let Some(GetSecretsRequest { session, names }) = requests.next().await? else {
         return Err(status::bad_request("the call carries no request"));
     };
     let handouts = broker.session(caller, &session).and_then(|session| broker.get_all(caller, &session, &names));
