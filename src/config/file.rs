@@ -19,6 +19,8 @@ const LARGEST: u64 = 4 << 20;
 pub(super) struct Document<'r> {
     pub file: Arc<Path>,
     text: String,
+    /// Byte offsets of the line breaks, in order: a large file asks for many lines.
+    breaks: Vec<usize>,
     report: &'r Report,
     /// Is this a drop-in, which may only define tools?
     pub drop_in: bool,
@@ -37,8 +39,7 @@ impl<'r> Document<'r> {
 
     /// The line, from 1, of a byte offset.
     pub fn line(&self, offset: usize) -> usize {
-        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
-        before.iter().filter(|b| **b == b'\n').count() + 1
+        self.breaks.partition_point(|at| *at < offset) + 1
     }
 
     fn column(&self, offset: usize) -> usize {
@@ -109,7 +110,10 @@ impl<'r> Files<'r> {
             }
         };
         match String::from_utf8(bytes) {
-            Ok(text) => self.documents.push(Document { file, text, report, drop_in }),
+            Ok(text) => {
+                let breaks = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect();
+                self.documents.push(Document { file, text, breaks, report, drop_in });
+            }
             Err(error) => {
                 let good = error.utf8_error().valid_up_to();
                 let line = error.as_bytes()[..good].iter().filter(|b| **b == b'\n').count() + 1;

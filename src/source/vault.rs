@@ -102,15 +102,16 @@ impl Vault {
         Ok(Self { settings })
     }
 
-    /// A client for one fetch. It keeps no connection open, because the buffers of one hold the last value read over it.
+    /// A client for one fetch, dropped with its connections at the end of it: the buffers of one hold the last value read over it.
+    /// Until then they are used again, because a thousand TLS handshakes cost more than all else a boot does.
     fn client(&self) -> Result<Client, SourceError> {
-        let Settings { address, namespace, ca_file, .. } = &self.settings;
+        let Settings { address, namespace, ca_file, concurrency, .. } = &self.settings;
         let mut http = reqwest::Client::builder()
             .tls_backend_rustls()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .http1_only()
-            .pool_max_idle_per_host(0)
+            .pool_max_idle_per_host((*concurrency).max(1))
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(30));
         if let Some(path) = ca_file {
