@@ -218,7 +218,7 @@ impl Daemon {
                             return Ok(());
                         }
                     }
-                    std::thread::sleep(Duration::from_millis(10));
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(format!("no answer within a minute\n{}", said()))
             });
