@@ -16,6 +16,7 @@ mod seal;
 mod table;
 
 use std::{
+    io::IsTerminal,
     path::PathBuf,
     process::{ExitCode, Termination},
 };
@@ -168,6 +169,15 @@ impl AdminSocket {
     fn path(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| daemon::default_socket("admin.sock"))
     }
+}
+
+/// Refuses to print a value where it would stay on a screen, unless told to.
+fn keep_off_terminals(reveal: bool) -> Outcome {
+    if std::io::stdout().is_terminal() && !reveal {
+        let what = "standard output is a terminal, and a value would stay on it";
+        return Err(Failure::new(USAGE, what, "pipe it on, or say --reveal"));
+    }
+    Ok(())
 }
 
 /// Runs one call on a small runtime of its own.

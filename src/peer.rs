@@ -15,7 +15,7 @@ pub struct Peer {
     pub groups: Vec<u32>,
     /// The systemd unit that the process runs in.
     pub unit: Option<Unit>,
-    /// The program file, where the daemon may read it (see `executable-attestation` in the configuration).
+    /// The program file, where the daemon may read it (`systemd/executable-attestation.conf` says what that takes).
     pub executable: Option<Executable>,
 }
 

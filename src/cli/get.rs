@@ -1,11 +1,8 @@
 //! `valetkey get`: one secret for a script, as a tool.
 
-use std::{
-    io::{IsTerminal, Write},
-    path::PathBuf,
-};
+use std::{io::Write, path::PathBuf};
 
-use super::{DENIED, FAILED, Failure, Outcome, UNREACHABLE, USAGE, block_on};
+use super::{DENIED, FAILED, Failure, Outcome, UNREACHABLE, USAGE, block_on, keep_off_terminals};
 use crate::client::{Client, Error};
 
 #[derive(Debug, clap::Args)]
@@ -30,13 +27,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Outcome {
     let mut out = std::io::stdout();
-    if out.is_terminal() && !args.reveal {
-        return Err(Failure::new(
-            USAGE,
-            "standard output is a terminal, and a value would stay on it",
-            "pipe it on, or say --reveal",
-        ));
-    }
+    keep_off_terminals(args.reveal)?;
     let client = args.socket.as_ref().map_or_else(Client::new, Client::at);
     block_on(async {
         let session =

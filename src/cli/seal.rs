@@ -12,7 +12,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use secrecy::ExposeSecret;
 use zeroize::Zeroizing;
 
-use super::{FAILED, Failure, Outcome, USAGE, table::layout};
+use super::{FAILED, Failure, Outcome, USAGE, keep_off_terminals, table::layout};
 use crate::{
     name::SecretName,
     secret::SecretValue,
@@ -164,13 +164,7 @@ fn list(file: &SealedFile, json: bool) -> Outcome {
 
 pub fn unseal(args: &UnsealArgs) -> Outcome {
     let mut out = std::io::stdout();
-    if out.is_terminal() && !args.reveal {
-        return Err(Failure::new(
-            USAGE,
-            "standard output is a terminal, and a value would stay on it",
-            "pipe it on, or say --reveal",
-        ));
-    }
+    keep_off_terminals(args.reveal)?;
     let name = name(&args.name)?;
     let file = args.place.open()?;
     let value = file
