@@ -3,6 +3,7 @@
 
 mod admin;
 mod frame;
+mod gather;
 mod listener;
 mod requests;
 mod serve;

@@ -24,6 +24,7 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
+use super::gather::Gather;
 use crate::{
     attest::{Attestor, Caller, PeerStream},
     peer::Peer,
@@ -174,7 +175,7 @@ async fn admit(
     if let Some(unseen) = stream.caller().unseen_executable() {
         debug!(pid, "its executable is not known: {unseen}");
     }
-    Some(Connection { stream, hello: Some(Hello::new()), _place: place, _permit: permit })
+    Some(Connection { stream: Gather::new(stream), hello: Some(Hello::new()), _place: place, _permit: permit })
 }
 
 /// What HTTP/2 makes every client say first (RFC 9113, 3.4): 24 bytes, and the frame of its settings. Before that the server sends
@@ -239,7 +240,7 @@ impl Drop for Place {
 
 /// An attested connection, and its share of the room.
 pub struct Connection {
-    stream: PeerStream,
+    stream: Gather<PeerStream>,
     /// Until it is over.
     hello: Option<Hello>,
     _place: Place,
@@ -250,7 +251,7 @@ impl Connected for Connection {
     type ConnectInfo = Arc<Caller>;
 
     fn connect_info(&self) -> Arc<Caller> {
-        self.stream.caller().clone()
+        self.stream.stream().caller().clone()
     }
 }
 
