@@ -1,7 +1,7 @@
 //! gRPC frames and bodies made by hand, for the answers that carry a value.
 //!
 //! tonic's own encoder copies each message into a buffer that a stream keeps for its whole life. Here a frame is one allocation,
-//! filled straight from the protected page, handed to the socket without a copy, and wiped when the last reference goes. At least
+//! filled straight from the protected page, handed to the connection without a copy, and wiped when the last reference goes. At least
 //! [`HEAD`] bytes stand before the value, because HTTP/2 copies the start of each payload into a buffer that lives as long as the
 //! connection (h2 copies payloads under 256 bytes whole, and about 247 bytes of longer ones). A message that is cut into several
 //! payloads has more starts than one: there [`TAIL`] bytes stand *after* the last value too, so that the last payload starts with
