@@ -125,3 +125,33 @@ async fn the_client_survives_a_restart_of_the_daemon() {
     let _again = host.start();
     assert_eq!(text(&session.fetch("stripe/key").await.unwrap()), "sk-value-one");
 }
+
+#[tokio::test]
+async fn both_sockets_tell_their_health_and_what_they_serve() {
+    use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
+        server_reflection_response::MessageResponse,
+    };
+    let host = host();
+    let _daemon = host.start();
+    for (socket, service) in [(host.tools_socket(), "valetkey.v1.Broker"), (host.admin_socket(), "valetkey.v1.Admin")] {
+        let channel = daemon::channel(&socket).await;
+        let mut health = HealthClient::new(channel.clone());
+        for name in ["", service] {
+            let answer = health.check(HealthCheckRequest { service: name.into() }).await.unwrap();
+            assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{name:?}");
+        }
+        let list =
+            ServerReflectionRequest { host: String::new(), message_request: Some(MessageRequest::ListServices(String::new())) };
+        let mut answers =
+            ServerReflectionClient::new(channel).server_reflection_info(tokio_stream::iter([list])).await.unwrap().into_inner();
+        let Some(MessageResponse::ListServicesResponse(listed)) = answers.message().await.unwrap().unwrap().message_response
+        else {
+            panic!("not a list of services")
+        };
+        let mut names: Vec<_> = listed.service.into_iter().map(|service| service.name).collect();
+        names.sort();
+        assert_eq!(names, ["grpc.health.v1.Health", service]);
+    }
+}

@@ -3,7 +3,7 @@
 use std::{future::Future, io, sync::Arc};
 
 use futures_core::Stream;
-use tonic::transport::{Error, Server};
+use tonic::transport::{Error, Server, server::Router};
 
 use super::{
     admin::{AdminService, Host},
@@ -48,7 +48,7 @@ pub async fn serve_tools(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let router = server().add_service(Tools::new(broker));
-    with_common(router, health).serve_with_incoming_shutdown(incoming, stop).await
+    with_common(router, super::tools::NAME, health).serve_with_incoming_shutdown(incoming, stop).await
 }
 
 /// Serves operators until `stop` resolves and every connection is done.
@@ -60,14 +60,18 @@ pub async fn serve_admin(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let router = server().add_service(AdminServer::new(AdminService::new(broker, host)));
-    with_common(router, health).serve_with_incoming_shutdown(incoming, stop).await
+    with_common(router, super::admin::NAME, health).serve_with_incoming_shutdown(incoming, stop).await
 }
 
-fn with_common(router: tonic::transport::server::Router, health: Health) -> tonic::transport::server::Router {
-    let health =
-        tonic_health::pb::health_server::HealthServer::new(tonic_health::server::HealthService::from_health_reporter(health.0));
-    let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
-    let router = router.add_service(health);
+/// Adds what both sides have: health, and reflection of what this side serves, and of nothing else.
+fn with_common(router: Router, served: &str, health: Health) -> Router {
+    use tonic_health::{pb::health_server::HealthServer, server::HealthService};
+    let router = router.add_service(HealthServer::new(HealthService::from_health_reporter(health.0)));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .with_service_name(served)
+        .with_service_name(tonic_health::pb::health_server::SERVICE_NAME);
     match reflection.build_v1() {
         Ok(reflection) => router.add_service(reflection),
         // The descriptors are compiled in: a test reads them, so this cannot happen in a build that passed.
