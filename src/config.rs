@@ -32,12 +32,12 @@ mod spelling;
 mod tools;
 mod variable;
 
-pub use daemon::{DaemonSettings, LogFormat, MemoryProtection};
+pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};
 pub use problem::{Problem, Severity};
 pub use read::Key;
 pub use secrets::{Privilege, Reach, SecretSettings};
-pub use sources::{AwsSettings, FileRef, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings};
+pub use sources::{AwsSettings, FileRef, Freshness, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings};
 pub use variable::is_reserved_variable;
 
 use file::{Document, read_all};
@@ -155,10 +155,11 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
     vec![
         ("", TOP_KEYS),
         ("daemon", daemon::KEYS),
-        ("source, aws-secrets-manager", sources::AWS_KEYS),
-        ("source, vault", sources::VAULT_KEYS),
-        ("source, vault: auth", sources::AUTH_KEYS),
-        ("source, vault: auth.approle", sources::APPROLE_KEYS),
+        ("daemon: last-good", daemon::LAST_GOOD_KEYS),
+        ("source, aws-secrets-manager", sources::aws::KEYS),
+        ("source, vault", sources::vault::KEYS),
+        ("source, vault: auth", sources::vault::AUTH_KEYS),
+        ("source, vault: auth.approle", sources::vault::APPROLE_KEYS),
         ("source, sealed-file", sources::SEALED_FILE_KEYS),
         ("source, environment", sources::ENVIRONMENT_KEYS),
         ("secret", secrets::KEYS),

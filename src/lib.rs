@@ -19,6 +19,8 @@ pub mod proto;
 pub mod secret;
 
 #[cfg(feature = "daemon")]
+pub mod measure;
+#[cfg(feature = "daemon")]
 pub mod peer;
 #[cfg(feature = "daemon")]
 pub mod redact;

@@ -144,7 +144,7 @@ async fn read_source(
             (again, left)
         };
         let (in_time, (mut again, left)) = tokio::join!(fetch, collect);
-        let silent = SourceError { cause: Cause::Unreachable, detail: format!("no answer within {} s", timeout.as_secs()) };
+        let silent = SourceError::new(Cause::Unreachable, format!("no answer within {} s", timeout.as_secs()));
         again.extend(left.into_values().map(|one| (one, silent.clone())));
         if again.is_empty() {
             return;

@@ -4,6 +4,8 @@
 #[cfg(feature = "daemon")]
 pub mod aws_secrets_manager;
 #[cfg(feature = "daemon")]
+mod calls;
+#[cfg(feature = "daemon")]
 pub mod environment;
 #[cfg(feature = "daemon")]
 mod field;
@@ -14,9 +16,17 @@ pub mod sealed_file;
 #[cfg(feature = "daemon")]
 pub mod vault;
 
-use std::{fmt, future::Future, pin::Pin};
+use std::{
+    fmt,
+    future::{Future, pending, ready},
+    pin::Pin,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::mpsc::UnboundedSender;
+
+#[cfg(feature = "daemon")]
+pub use self::calls::{Calls, Counts};
 
 use crate::{
     name::{SecretName, Version},
@@ -32,6 +42,15 @@ pub struct Wanted {
     /// One leaf of a JSON secret: a key of the top-level object, or an RFC 6901 pointer where it starts with `/`. Without it the
     /// whole value.
     pub field: Option<String>,
+    /// Which of the source's versions, where it keeps several under labels of its own: `AWSPREVIOUS`. Without it the current one.
+    pub stage: Option<String>,
+}
+
+/// A [`Wanted`] of which a version is in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub wanted: Wanted,
+    pub version: Version,
 }
 
 /// What a source has for a [`Wanted`].
@@ -39,25 +58,53 @@ pub struct Wanted {
 pub struct Fetched {
     pub value: SecretValue,
     pub version: Version,
+    /// It must be checked again within this time, because it is lent and its lease runs out. `None`: whenever.
+    pub check_within: Option<Duration>,
 }
 
+/// What a check found out about a [`Known`].
+#[derive(Debug)]
+pub enum Checked {
+    /// The version that is known is what the source has. To be checked again within the time, as for [`Fetched`].
+    Same { check_within: Option<Duration> },
+    /// What the source has now. It may be the same again, where telling costs as much as reading.
+    Read(Fetched),
+}
+
+/// How a source proves itself to its store, for operators. No part of it is a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginFacts {
+    /// As in configuration: `approle`.
+    pub method: &'static str,
+    /// When what the store gave runs out. `None`: never, or not known.
+    pub expires: Option<SystemTime>,
+    /// When it will be renewed or replaced.
+    pub renews: Option<SystemTime>,
+    /// Why there is none now.
+    pub problem: Option<SourceError>,
+}
+
+/// A future in a box, as a trait that is used as `dyn` must return it.
+pub type Working<'a, T = ()> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// Why a source has nothing for a [`Wanted`], in words that carry no value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceError {
     pub cause: Cause,
     /// For people: what the source said, without anything that came out of a secret, and what to do.
     pub detail: String,
+    /// The source asked for this much patience.
+    pub retry_after: Option<Duration>,
 }
 
 impl SourceError {
     /// Words for people, with the kind of failure they tell of.
     pub fn new(cause: Cause, detail: impl Into<String>) -> Self {
-        Self { cause, detail: detail.into() }
+        Self { cause, detail: detail.into(), retry_after: None }
     }
 }
 
 /// Kinds of failure. *Refused* and *unreachable* are different events: the first says something about the secret.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cause {
     /// The source answers, and has no such secret.
     NotFound,
@@ -67,14 +114,22 @@ pub enum Cause {
     Unreachable,
     /// There is a secret, but not this field of it, or its value cannot be used.
     BadField,
-    /// The source's answer makes no sense to us.
+    /// The answer makes no sense to us. It may not be the source's own: a proxy, a portal, half of one.
     BadAnswer,
 }
 
 impl Cause {
+    pub const ALL: [Self; 5] = [Self::NotFound, Self::Refused, Self::Unreachable, Self::BadField, Self::BadAnswer];
+
     /// Would the same call help a little later?
     pub fn worth_retrying(self) -> bool {
         matches!(self, Self::Unreachable)
+    }
+
+    /// Did the source itself say that this may not, or cannot, be had? Then a value from before must not be used any longer.
+    /// Otherwise nothing is known, and the last good value stands for as long as it may.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::NotFound | Self::Refused | Self::BadField)
     }
 }
 
@@ -100,7 +155,7 @@ impl std::error::Error for SourceError {}
 
 impl From<Unprotected> for SourceError {
     fn from(error: Unprotected) -> Self {
-        Self { cause: Cause::Unreachable, detail: error.to_string() }
+        Self::new(Cause::Unreachable, error.to_string())
     }
 }
 
@@ -110,13 +165,68 @@ pub type Outcome = (SecretName, Result<Fetched, SourceError>);
 /// Where a source puts its outcomes as they come, so that progress can be shown while it works.
 pub type Outcomes = UnboundedSender<Outcome>;
 
+/// What became of one [`Known`], named by its secret.
+pub type CheckOutcome = (SecretName, Result<Checked, SourceError>);
+
+/// Where a source puts what its checks find, as it comes.
+pub type CheckOutcomes = UnboundedSender<CheckOutcome>;
+
 /// A place secrets come from.
+///
+/// Every future may be dropped at any time: nothing is half done then, and nothing goes on by itself. None panics, none logs a value.
 pub trait Source: Send + Sync {
     /// As in configuration: `vault`.
     fn kind(&self) -> &'static str;
 
     /// Reads every wanted secret, in the fewest calls the store allows, and sends exactly one outcome for each. Secrets that
-    /// share a path are read with one call. Never panics, never logs a value. Buffers are dropped when the future ends, and
-    /// connections closed with it.
-    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+    /// share a path are read with one call. Buffers are dropped when the future ends, and connections closed with it.
+    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Working<'a>;
+
+    /// Finds out by the cheapest calls whether what is known is still what the store has and still gives us, reads what is not, and
+    /// sends exactly one outcome for each. Once the store turns out to be unreachable it is not called for the rest.
+    ///
+    /// Where a source has no cheaper way, a check is a fetch.
+    fn check<'a>(&'a self, known: &'a [Known], outcomes: CheckOutcomes) -> Working<'a> {
+        Box::pin(async move {
+            let wanted: Vec<_> = known.iter().map(|known| known.wanted.clone()).collect();
+            let (read, mut arriving) = tokio::sync::mpsc::unbounded_channel::<Outcome>();
+            let pass_on = async {
+                while let Some((secret, result)) = arriving.recv().await {
+                    let _ = outcomes.send((secret, result.map(Checked::Read)));
+                }
+            };
+            futures_util::join!(self.fetch(&wanted, read), pass_on);
+        })
+    }
+
+    /// How many secrets one check should be for: as many as one call can tell of, or as one connection is worth making for.
+    fn check_size(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Can what it gave change while the daemon runs?
+    fn changes(&self) -> bool {
+        true
+    }
+
+    /// Keeps its login alive: renews it, and logs in again when that ends. Runs until it is dropped. One at a time.
+    fn keep(&self) -> Working<'_> {
+        Box::pin(pending())
+    }
+
+    /// Gives back what the store lent it, as far as the store can be reached. It is not used afterwards.
+    fn close(&self) -> Working<'_> {
+        Box::pin(ready(()))
+    }
+
+    /// How it proves itself, where there is something to tell.
+    fn login(&self) -> Option<LoginFacts> {
+        None
+    }
+
+    /// The calls it made. `None`: it makes none.
+    #[cfg(feature = "daemon")]
+    fn calls(&self) -> Option<&Calls> {
+        None
+    }
 }

@@ -229,7 +229,7 @@ mod tests {
     use super::*;
 
     fn fetched(value: &str, version: u64) -> Fetched {
-        Fetched { value: SecretValue::copy_from(value.as_bytes()).unwrap(), version: version.into() }
+        Fetched { value: SecretValue::copy_from(value.as_bytes()).unwrap(), version: version.into(), check_within: None }
     }
 
     fn put(keeper: &Keeper, value: &str, version: u64) -> Change {

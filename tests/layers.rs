@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// In the order of a secret's path. `proto` is the contract's words, generated.
-const ORDER: [&str; 18] = [
-    "proto", "secret", "name", "peer", "redact", "source", "limits", "policy", "store", "refresh", "session", "broker", "attest",
-    "delivery", "config", "daemon", "client", "cli",
+const ORDER: [&str; 19] = [
+    "proto", "secret", "name", "measure", "peer", "redact", "source", "limits", "policy", "store", "refresh", "session",
+    "broker", "attest", "delivery", "config", "daemon", "client", "cli",
 ];
 
 /// A module, and what it must never import however high that stands.

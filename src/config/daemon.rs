@@ -1,10 +1,12 @@
 //! `[daemon]`: sockets, logs, bounds and deadlines. All optional.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
+    address::file_ref,
     identity::account,
-    read::{Key, Section, key},
+    read::{Key, Refused, Section, key},
+    sources::FileRef,
 };
 use crate::policy::Account;
 
@@ -39,6 +41,36 @@ pub struct DaemonSettings {
     /// Of a session that is not a stream, without renewal.
     pub session_lifetime: Duration,
     pub memory_protection: MemoryProtection,
+    pub on_unreachable: OnUnreachable,
+    /// `None`: nothing is kept on disk.
+    pub last_good: Option<LastGoodSettings>,
+    /// Where metrics can be scraped. `None`: nowhere.
+    pub metrics: Option<MetricsAddress>,
+}
+
+/// What a start does while a source of a required secret cannot be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnreachable {
+    /// It fails.
+    Fail,
+    /// It goes on trying. Until all is loaded no tool is served, health says so, and systemd is not told that the daemon is ready.
+    Wait,
+}
+
+/// The sealed copy of the last good values, for a boot while their source is down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastGoodSettings {
+    /// Made by the daemon, 0600.
+    pub file: PathBuf,
+    /// The age identity that it is sealed to.
+    pub identity_file: FileRef,
+}
+
+/// Where metrics are served: never to another host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetricsAddress {
+    Socket(PathBuf),
+    Loopback(SocketAddr),
 }
 
 /// The form of log lines.
@@ -78,6 +110,9 @@ impl Default for DaemonSettings {
             drain_timeout: Duration::from_secs(5),
             session_lifetime: Duration::from_secs(600),
             memory_protection: MemoryProtection::Best,
+            on_unreachable: OnUnreachable::Fail,
+            last_good: None,
+            metrics: None,
         }
     }
 }
@@ -99,7 +134,14 @@ pub(super) const KEYS: &[Key] = &[
     key("drain-timeout", "\"5s\""),
     key("session-lifetime", "\"10m\""),
     key("memory-protection", "\"best\""),
+    key("on-unreachable", "\"fail\""),
+    key("last-good", "{ file = \"/var/lib/valetkey/last-good.age\", identity-file = \"credential:valetkey-last-good\" }"),
+    key("metrics", "\"/run/valetkey/metrics.sock\""),
 ];
+pub(super) const LAST_GOOD_KEYS: &[Key] =
+    &[key("file", "\"/var/lib/valetkey/last-good.age\""), key("identity-file", "\"credential:valetkey-last-good\"")];
+
+const ON_UNREACHABLE: &[(&str, OnUnreachable)] = &[("fail", OnUnreachable::Fail), ("wait", OnUnreachable::Wait)];
 
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("human", LogFormat::Human), ("json", LogFormat::Json)];
 
@@ -146,9 +188,47 @@ pub(super) fn read(section: &Section<'_>) -> DaemonSettings {
         drain_timeout: section.duration("drain-timeout").unwrap_or(default.drain_timeout),
         session_lifetime: section.duration("session-lifetime").unwrap_or(default.session_lifetime),
         memory_protection: section.choice("memory-protection", MEMORY_PROTECTIONS).unwrap_or(default.memory_protection),
+        on_unreachable: section.choice("on-unreachable", ON_UNREACHABLE).unwrap_or(default.on_unreachable),
+        last_good: section.section("last-good", LAST_GOOD_KEYS, LAST_GOOD_REFUSED).and_then(|section| last_good(&section)),
+        metrics: metrics(section),
     };
     check_together(section, &settings);
     settings
+}
+
+const LAST_GOOD_REFUSED: &[Refused] = &[Refused {
+    name: "identity",
+    means: "identity-file",
+    why: "a credential may not stand in configuration",
+    instead: "identity-file = \"credential:NAME\": a systemd credential, or a file (0600)",
+}];
+
+fn last_good(section: &Section<'_>) -> Option<LastGoodSettings> {
+    section.require(&["file", "identity-file"]);
+    let file = section.absolute_path("file");
+    let identity_file = section.parsed("identity-file", file_ref);
+    Some(LastGoodSettings { file: file?, identity_file: identity_file? })
+}
+
+/// A socket by its path, or a port of this host.
+fn metrics(section: &Section<'_>) -> Option<MetricsAddress> {
+    let text = section.text("metrics")?;
+    if text.starts_with('/') {
+        return socket(section, "metrics").map(MetricsAddress::Socket);
+    }
+    match text.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() && address.port() != 0 => return Some(MetricsAddress::Loopback(address)),
+        Ok(address) if address.port() == 0 => section.reject("metrics", "has no port"),
+        Ok(_) => {
+            section.reject_for(
+                "metrics",
+                "is open to other hosts",
+                "metrics = \"127.0.0.1:9464\", or a socket's path; a scraper on this host passes them on",
+            );
+        }
+        Err(_) => section.reject("metrics", "must be a socket's path or a loopback address with a port, such as 127.0.0.1:9464"),
+    }
+    None
 }
 
 fn check_together(section: &Section<'_>, settings: &DaemonSettings) {

@@ -146,6 +146,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Reports each of these keys that is not there.
+    pub fn require(&self, keys: &[&str]) {
+        keys.iter().filter(|key| !self.has(key)).for_each(|key| self.missing(key));
+    }
+
     /// Was a key written wrongly that should have been another?
     pub fn misspelt(&self) -> bool {
         !self.meant.is_empty()

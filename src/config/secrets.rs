@@ -24,6 +24,10 @@ pub struct SecretSettings {
     pub path: String,
     /// One leaf of a JSON secret.
     pub field: Option<String>,
+    /// Which of the source's labelled versions; `None`: the current one.
+    pub stage: Option<String>,
+    /// In place of its source's.
+    pub max_stale: Option<Duration>,
     /// Does the daemon refuse to start without it?
     pub required: bool,
     /// Such as `prod`.
@@ -65,6 +69,8 @@ pub(super) const KEYS: &[Key] = &[
     key("source", "\"prod\""),
     key("path", "\"prod/mcp/stripe\""),
     key("field", "\"stripe_secret_key\""),
+    key("stage", "\"AWSPREVIOUS\""),
+    key("max-stale", "\"15m\""),
     key("required", "true"),
     key("environment", "\"prod\""),
     key("reaches", "[{ system = \"api.stripe.com\", privilege = \"write\" }]"),
@@ -102,13 +108,26 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
         check_path(&section, named.name.as_str(), path, kind);
     }
     let field = section.text("field").map(String::from);
+    let stage = stage(&section, kind);
+    let max_stale = section.duration("max-stale");
     let required = section.boolean("required").unwrap_or(true);
     let environment =
         section.parsed("environment", |text| if text.len() <= 64 { Ok(text.into()) } else { Err("is longer than 64 bytes") });
     let reaches = reaches(&section);
     let rotate_every = section.duration("rotate-every");
     let origin = Origin { file: named.doc.file.clone(), line: named.line };
-    Some(SecretSettings { origin, source: source?, path: path?.into(), field, required, environment, reaches, rotate_every })
+    Some(SecretSettings {
+        origin,
+        source: source?,
+        path: path?.into(),
+        field,
+        stage,
+        max_stale,
+        required,
+        environment,
+        reaches,
+        rotate_every,
+    })
 }
 
 fn source(section: &Section<'_>, sources: &Defined<SourceName, SourceSettings>) -> Option<SourceName> {
@@ -150,6 +169,23 @@ fn check_path(section: &Section<'_>, name: &str, path: &str, source: &SourceSett
         }
         _ => {}
     }
+}
+
+/// A staging label, where the source knows such.
+fn stage(section: &Section<'_>, source: Option<&SourceSettings>) -> Option<String> {
+    let label = section.parsed("stage", |text| match text.len() <= 256 && !text.contains(char::is_whitespace) {
+        true => Ok(text.to_owned()),
+        false => Err("is not a staging label of AWS Secrets Manager"),
+    })?;
+    if source.is_some_and(|source| !matches!(source, SourceSettings::AwsSecretsManager(_))) {
+        section.reject_for(
+            "stage",
+            "is for aws-secrets-manager alone",
+            "no `stage`; a parameter's label stands in `path` after a colon",
+        );
+        return None;
+    }
+    Some(label)
 }
 
 fn reaches(section: &Section<'_>) -> Vec<Reach> {

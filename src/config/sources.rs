@@ -1,13 +1,21 @@
 //! `[source.NAME]`: where secrets come from, and how the daemon proves itself there. The credentials for that are in files,
 //! never here.
 
-use std::path::{Path, PathBuf};
+pub(super) mod aws;
+pub(super) mod vault;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::{
-    address::{file_ref, plain, url},
+    address::file_ref,
     read::{Key, Named, Refused, Section, key},
 };
 use crate::name::SourceName;
+pub use aws::AwsSettings;
+pub use vault::{RoleId, VaultAuth, VaultSettings};
 
 /// A source as configured. The sources themselves are made from this elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,45 +28,19 @@ pub enum SourceSettings {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AwsSettings {
-    pub region: String,
-    /// In place of the region's own: a VPC endpoint, or a stand-in under test.
-    pub endpoint: Option<String>,
-    /// Of the shared AWS configuration files; otherwise the SDK's usual chain.
-    pub profile: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VaultSettings {
-    pub address: String,
-    pub namespace: Option<String>,
-    /// In place of the host's own list of authorities.
-    pub ca_file: Option<FileRef>,
-    /// Of the key-value engine.
-    pub mount: String,
-    /// 1 or 2.
-    pub kv_version: u8,
-    pub auth: VaultAuth,
-}
-
-/// How the daemon logs in at Vault.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum VaultAuth {
-    TokenFile(FileRef),
-    AppRole { role_id: RoleId, secret_id: FileRef, mount: String },
-}
-
-/// A role id is a name, not a credential: it may stand in configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RoleId {
-    Inline(String),
-    File(FileRef),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedFileSettings {
     pub file: FileRef,
     pub identity_file: FileRef,
+    pub freshness: Freshness,
+}
+
+/// How fresh what a source gave is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freshness {
+    /// How often each secret is checked for a new version.
+    pub refresh_every: Duration,
+    /// How long the last good value is handed out while the source cannot be reached.
+    pub max_stale: Duration,
 }
 
 /// A file, named by path or as a systemd credential.
@@ -89,37 +71,30 @@ impl SourceSettings {
             Self::Environment => "environment",
         }
     }
+
+    /// `None`: it never changes.
+    pub fn freshness(&self) -> Option<Freshness> {
+        match self {
+            Self::AwsSecretsManager(AwsSettings { freshness, .. })
+            | Self::Vault(VaultSettings { freshness, .. })
+            | Self::SealedFile(SealedFileSettings { freshness, .. }) => Some(*freshness),
+            Self::Environment => None,
+        }
+    }
 }
 
 pub(super) const KIND: Key = key("kind", "\"aws-secrets-manager\", \"vault\", \"sealed-file\" or \"environment\"");
 
-pub(super) const AWS_KEYS: &[Key] = &[
+const REFRESH_EVERY: Key = key("refresh-every", "\"5m\"");
+const MAX_STALE: Key = key("max-stale", "\"1h\"");
+
+pub(super) const SEALED_FILE_KEYS: &[Key] = &[
     KIND,
-    key("region", "\"eu-west-1\""),
-    key("endpoint", "\"https://vpce-0123.secretsmanager.eu-west-1.vpce.amazonaws.com\""),
-    key("profile", "\"valetkey\""),
+    key("file", "\"/etc/valetkey/secrets.age\""),
+    key("identity-file", "\"credential:valetkey-identity\""),
+    REFRESH_EVERY,
+    MAX_STALE,
 ];
-pub(super) const VAULT_KEYS: &[Key] = &[
-    KIND,
-    key("address", "\"https://vault.example.com:8200\""),
-    key("namespace", "\"team-a\""),
-    key("ca-file", "\"/etc/valetkey/vault-ca.pem\""),
-    key("mount", "\"secret\""),
-    key("kv-version", "2"),
-    key("auth", "{ token-file = \"credential:vault-token\" }"),
-];
-pub(super) const AUTH_KEYS: &[Key] = &[
-    key("token-file", "\"credential:vault-token\""),
-    key("approle", "{ role-id = \"ROLE\", secret-id-file = \"credential:vault-secret-id\" }"),
-];
-pub(super) const APPROLE_KEYS: &[Key] = &[
-    key("role-id", "\"ROLE\""),
-    key("role-id-file", "\"credential:vault-role-id\""),
-    key("secret-id-file", "\"credential:vault-secret-id\""),
-    key("mount", "\"approle\""),
-];
-pub(super) const SEALED_FILE_KEYS: &[Key] =
-    &[KIND, key("file", "\"/etc/valetkey/secrets.age\""), key("identity-file", "\"credential:valetkey-identity\"")];
 pub(super) const ENVIRONMENT_KEYS: &[Key] = &[KIND];
 const KIND_ONLY: &[Key] = &[KIND];
 
@@ -144,26 +119,13 @@ const REFUSED: &[Refused] = &[
         instead: "identity-file = \"PATH\": put it into a file (0600) or a systemd credential",
     },
 ];
-const AUTH_REFUSED: &[Refused] = &[Refused {
-    name: "token",
-    means: "token-file",
-    why: INLINE,
-    instead: "token-file = \"PATH\": put it into a file (0600) or a systemd credential",
-}];
-const APPROLE_REFUSED: &[Refused] = &[Refused {
-    name: "secret-id",
-    means: "secret-id-file",
-    why: INLINE,
-    instead: "secret-id-file = \"PATH\": put it into a file (0600) or a systemd credential",
-}];
-
 /// Reads one source; `None` where it cannot be used, and the reason is reported.
 pub(super) fn read(named: &Named<'_, SourceName>) -> Option<SourceSettings> {
     let title = format!("[source.{}]", named.name);
     let open = |keys| named.open(title.clone(), &title, keys, REFUSED);
     match named.peek("kind") {
-        Some("aws-secrets-manager") => aws(&open(AWS_KEYS)?).map(SourceSettings::AwsSecretsManager),
-        Some("vault") => vault(&open(VAULT_KEYS)?).map(SourceSettings::Vault),
+        Some("aws-secrets-manager") => aws::read(&open(aws::KEYS)?).map(SourceSettings::AwsSecretsManager),
+        Some("vault") => vault::read(&open(vault::KEYS)?).map(SourceSettings::Vault),
         Some("sealed-file") => sealed_file(&open(SEALED_FILE_KEYS)?).map(SourceSettings::SealedFile),
         Some("environment") => open(ENVIRONMENT_KEYS).map(|_| SourceSettings::Environment),
         other => {
@@ -186,60 +148,10 @@ pub(super) fn read(named: &Named<'_, SourceName>) -> Option<SourceSettings> {
     }
 }
 
-fn aws(section: &Section<'_>) -> Option<AwsSettings> {
-    let region = required(section, "region", |key| section.parsed(key, region));
-    let endpoint = section.parsed("endpoint", url);
-    let profile = section.parsed("profile", plain);
-    Some(AwsSettings { region: region?, endpoint, profile })
-}
-
-fn vault(section: &Section<'_>) -> Option<VaultSettings> {
-    let address = required(section, "address", |key| section.parsed(key, url));
-    let namespace = section.parsed("namespace", plain);
-    let ca_file = section.parsed("ca-file", file_ref);
-    let mount = section.parsed("mount", plain).unwrap_or_else(|| "secret".into());
-    let kv_version = section.count("kv-version", 2).map_or(2, |version| version as u8);
-    let auth = required(section, "auth", |key| section.section(key, AUTH_KEYS, AUTH_REFUSED)).and_then(|auth| vault_auth(&auth));
-    Some(VaultSettings { address: address?, namespace, ca_file, mount, kv_version, auth: auth? })
-}
-
-fn vault_auth(auth: &Section<'_>) -> Option<VaultAuth> {
-    let token_file = auth.parsed("token-file", file_ref).map(VaultAuth::TokenFile);
-    let approle = auth.section("approle", APPROLE_KEYS, APPROLE_REFUSED).and_then(|section| approle(&section));
-    match (auth.has("token-file"), auth.has("approle")) {
-        (true, false) => token_file,
-        (false, true) => approle,
-        (false, false) if auth.misspelt() => None,
-        (both, _) => {
-            let what = if both { "names two ways to log in" } else { "names no way to log in" };
-            auth.error(auth.line, format!("{} {what}", auth.title), "token-file or approle, and not both");
-            None
-        }
-    }
-}
-
-fn approle(section: &Section<'_>) -> Option<VaultAuth> {
-    let inline = section.parsed("role-id", plain).map(RoleId::Inline);
-    let file = section.parsed("role-id-file", file_ref).map(RoleId::File);
-    let secret_id = required(section, "secret-id-file", |key| section.parsed(key, file_ref));
-    let mount = section.parsed("mount", plain).unwrap_or_else(|| "approle".into());
-    let role_id = match (section.has("role-id"), section.has("role-id-file")) {
-        (true, false) => inline,
-        (false, true) => file,
-        (false, false) if section.misspelt() => None,
-        (both, _) => {
-            let what = if both { "has two role ids" } else { "has no role id" };
-            section.error(section.line, format!("{} {what}", section.title), "role-id or role-id-file, and not both");
-            None
-        }
-    };
-    Some(VaultAuth::AppRole { role_id: role_id?, secret_id: secret_id?, mount })
-}
-
 fn sealed_file(section: &Section<'_>) -> Option<SealedFileSettings> {
     let file = required(section, "file", |key| section.parsed(key, file_ref));
     let identity_file = required(section, "identity-file", |key| section.parsed(key, file_ref));
-    Some(SealedFileSettings { file: file?, identity_file: identity_file? })
+    Some(SealedFileSettings { file: file?, identity_file: identity_file?, freshness: freshness(section) })
 }
 
 fn required<T>(section: &Section<'_>, key: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
@@ -250,7 +162,16 @@ fn required<T>(section: &Section<'_>, key: &str, read: impl FnOnce(&str) -> Opti
     read(key)
 }
 
-fn region(text: &str) -> Result<String, &'static str> {
-    let fits = text.len() <= 32 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    if fits { Ok(text.into()) } else { Err("is not a region's name") }
+/// Reads the two keys that every kind of source has which can change.
+fn freshness(section: &Section<'_>) -> Freshness {
+    let refresh_every = section.duration("refresh-every").unwrap_or(Duration::from_secs(300));
+    let max_stale = section.duration("max-stale").unwrap_or(Duration::from_secs(3600).max(refresh_every * 2));
+    if max_stale < refresh_every {
+        let why = format_args!(
+            "is less than `refresh-every` ({} s): every value would be stale before its check",
+            refresh_every.as_secs()
+        );
+        section.reject_for("max-stale", why, "max-stale = a time of several `refresh-every`");
+    }
+    Freshness { refresh_every, max_stale }
 }

@@ -79,7 +79,7 @@ pub fn sources(config: &Config, captured: &Captured) -> (Sources, Vec<String>) {
 
 fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) -> Result<Arc<dyn Source>, String> {
     Ok(match settings {
-        SourceSettings::AwsSecretsManager(AwsSettings { region, endpoint, profile }) => {
+        SourceSettings::AwsSecretsManager(AwsSettings { region, endpoint, profile, .. }) => {
             Arc::new(say(AwsSecretsManager::new(aws_secrets_manager::Settings {
                 region: region.clone(),
                 endpoint: endpoint.clone(),
@@ -89,7 +89,7 @@ fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) ->
             }))?)
         }
         SourceSettings::Vault(settings) => Arc::new(say(Vault::new(vault_settings(settings, captured, concurrency)?))?),
-        SourceSettings::SealedFile(SealedFileSettings { file, identity_file }) => {
+        SourceSettings::SealedFile(SealedFileSettings { file, identity_file, .. }) => {
             let (path, identity_file) = (captured.file(file)?, captured.file(identity_file)?);
             Arc::new(say(Sealed::new(sealed_file::Settings { path, identity_file }))?)
         }
@@ -136,7 +136,8 @@ pub fn plan(config: &Config, sources: &Sources) -> Plan {
     for name in config.policy.granted() {
         let Some(secret) = config.secrets.get(name) else { continue };
         let Some(source) = sources.get(&secret.source) else { continue };
-        let wanted = Wanted { secret: name.clone(), path: secret.path.clone(), field: secret.field.clone() };
+        let wanted =
+            Wanted { secret: name.clone(), path: secret.path.clone(), field: secret.field.clone(), stage: secret.stage.clone() };
         plan.sources.entry(secret.source.clone()).or_insert_with(|| (source.clone(), Vec::new())).1.push(wanted);
         if secret.required {
             plan.required.insert(name.clone());

@@ -6,9 +6,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    future::Future,
     path::PathBuf,
-    pin::Pin,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -33,7 +31,7 @@ use aws_smithy_types::Blob;
 use futures_util::StreamExt;
 use zeroize::Zeroizing;
 
-use super::{Cause, Fetched, Outcomes, Source, SourceError, Wanted, field};
+use super::{Cause, Fetched, Outcomes, Source, SourceError, Wanted, Working, field};
 use crate::name::Version;
 
 /// The most ids that one `BatchGetSecretValue` takes (its API reference).
@@ -106,7 +104,7 @@ impl Source for AwsSecretsManager {
         "aws-secrets-manager"
     }
 
-    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Working<'a> {
         Box::pin(async move {
             let mut waiting: BTreeMap<&str, Vec<&Wanted>> = BTreeMap::new();
             for wanted in wanted {
@@ -236,9 +234,11 @@ impl<'a> Fetch<'a> {
         for wanted in served {
             let outcome = match &secret.version {
                 None => Err(SourceError::new(Cause::BadAnswer, "AWS answered without a usable version id")),
-                Some(version) => {
-                    field::pick(&secret.value, wanted.field.as_deref()).map(|value| Fetched { value, version: version.clone() })
-                }
+                Some(version) => field::pick(&secret.value, wanted.field.as_deref()).map(|value| Fetched {
+                    value,
+                    version: version.clone(),
+                    check_within: None,
+                }),
             };
             let _ = self.outcomes.send((wanted.secret.clone(), outcome));
         }

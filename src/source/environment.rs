@@ -1,10 +1,10 @@
 //! Secrets that the daemon itself was given in its environment: for containers, and for a first try. Anything else here is better.
 
-use std::{collections::HashMap, ffi::CStr, future::Future, pin::Pin};
+use std::{collections::HashMap, ffi::CStr};
 
 use zeroize::Zeroize;
 
-use super::{Cause, Fetched, Outcomes, Source, SourceError, Wanted, field};
+use super::{Cause, Fetched, Outcomes, Source, SourceError, Wanted, Working, field};
 use crate::{name::Version, secret::SecretValue};
 
 /// What the daemon found in its environment as it started, see [`take_from_environment`].
@@ -28,7 +28,8 @@ impl Environment {
         let missing =
             || SourceError::new(Cause::NotFound, format!("the daemon was started without ${} in its environment", wanted.path));
         let value = self.values.get(&wanted.path).ok_or_else(missing)?;
-        Ok(Fetched { value: value.expose(|bytes| field::pick(bytes, wanted.field.as_deref()))?, version: Version::from(1) })
+        let value = value.expose(|bytes| field::pick(bytes, wanted.field.as_deref()))?;
+        Ok(Fetched { value, version: Version::from(1), check_within: None })
     }
 }
 
@@ -37,7 +38,11 @@ impl Source for Environment {
         "environment"
     }
 
-    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn changes(&self) -> bool {
+        false
+    }
+
+    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Working<'a> {
         Box::pin(async move {
             for wanted in wanted {
                 let _ = outcomes.send((wanted.secret.clone(), self.read(wanted)));

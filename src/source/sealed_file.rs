@@ -5,10 +5,7 @@
 
 mod edit;
 
-use std::{
-    collections::BTreeMap, fs::File, future::Future, io::Read, iter, os::unix::fs::MetadataExt, path::Path, path::PathBuf,
-    pin::Pin, str,
-};
+use std::{collections::BTreeMap, fs::File, io::Read, iter, os::unix::fs::MetadataExt, path::Path, path::PathBuf, str};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::SecretString;
@@ -16,7 +13,7 @@ use zeroize::Zeroizing;
 
 pub use self::edit::SealedFile;
 use super::{
-    Cause, Fetched, Outcomes, Source, SourceError, Wanted,
+    Cause, Fetched, Outcomes, Source, SourceError, Wanted, Working,
     field::{self, Json},
     key_file,
 };
@@ -54,7 +51,7 @@ impl Source for Sealed {
         "sealed-file"
     }
 
-    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Working<'a> {
         Box::pin(async move {
             let Settings { path, identity_file } = self.settings.clone();
             // Files and key agreement block for about a millisecond: not on a thread that serves tools.
@@ -119,7 +116,7 @@ impl Content {
         let missing = || SourceError::new(Cause::NotFound, format!("the sealed file has no secret {}", wanted.path));
         let entry = self.secrets.get(&*wanted.path).ok_or_else(missing)?;
         let value = entry.value.expose(|bytes| field::pick(bytes, wanted.field.as_deref()))?;
-        Ok(Fetched { value, version: Version::from(entry.version) })
+        Ok(Fetched { value, version: Version::from(entry.version), check_within: None })
     }
 
     fn read(path: &Path, identity: &Identity) -> Result<Self, SourceError> {

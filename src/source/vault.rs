@@ -4,7 +4,7 @@
 //! setting comes from a `VAULT_*` variable, values are read where they lie in the answer's body, and that body and the token are wiped. Its types are
 //! never logged, because they show the token.
 
-use std::{collections::BTreeMap, fs, future::Future, path::PathBuf, pin::Pin, str, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, str, time::Duration};
 
 use futures_util::StreamExt;
 use rustify::{
@@ -20,7 +20,7 @@ use vaultrs::{
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    Cause, Fetched, Outcomes, Source, SourceError, Wanted,
+    Cause, Fetched, Outcomes, Source, SourceError, Wanted, Working,
     field::{self, Json},
     key_file,
 };
@@ -181,7 +181,7 @@ impl Vault {
                     None => only_value(*data).unwrap_or_else(|| field::pick(data.text(), None)),
                     field => field::pick(data.text(), field.as_deref()),
                 };
-                Ok(Fetched { value: value?, version: version.clone() })
+                Ok(Fetched { value: value?, version: version.clone(), check_within: None })
             });
             let _ = outcomes.send((wanted.secret.clone(), outcome));
         }
@@ -225,7 +225,7 @@ impl Source for Vault {
         "vault"
     }
 
-    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Working<'a> {
         Box::pin(async move {
             let mut paths: BTreeMap<&str, Vec<&Wanted>> = BTreeMap::new();
             for wanted in wanted {

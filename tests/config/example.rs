@@ -41,7 +41,15 @@ fn options_shown_as_defaults_are_the_defaults() {
     assert!(report.contains("keeps `admin-group` out"), "{report}");
 
     let (shown, plain) = (etc.load().unwrap(), Etc::of(&files(Path::new(EXAMPLE))).load().unwrap());
-    let daemon = DaemonSettings { run_dir: None, tools_socket: None, admin_socket: None, admin_group: None, ..shown.daemon };
+    let daemon = DaemonSettings {
+        run_dir: None,
+        tools_socket: None,
+        admin_socket: None,
+        admin_group: None,
+        last_good: None,
+        metrics: None,
+        ..shown.daemon.clone()
+    };
     assert_eq!(daemon, DaemonSettings::default());
     let limits = |policy: &Policy| policy.tool("billing").unwrap().limits;
     assert_eq!(limits(&shown.policy), Limits::default());

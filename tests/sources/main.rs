@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use valetkey::source::{Cause, Fetched, Source, SourceError, Wanted};
 
 fn wanted(secret: &str, path: &str, field: Option<&str>) -> Wanted {
-    Wanted { secret: secret.parse().unwrap(), path: path.into(), field: field.map(str::to_owned) }
+    Wanted { secret: secret.parse().unwrap(), path: path.into(), field: field.map(str::to_owned), stage: None }
 }
 
 type Outcomes = HashMap<String, Result<Fetched, SourceError>>;
