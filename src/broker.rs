@@ -6,7 +6,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, RwLock, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -19,7 +22,7 @@ use crate::{
     peer::{Peer, Process, Witness},
     policy::{Decision, Denial, Policy, Request, Scope},
     session::{End, Form, Opening, Session, Sessions},
-    store::{Held, Serial, Store},
+    store::{Held, Moment, Serial, Store},
 };
 
 mod refused;
@@ -43,6 +46,8 @@ pub struct Broker {
     sessions: Sessions,
     tallies: RwLock<BTreeMap<ToolName, Arc<Tally>>>,
     strangers: RwLock<BTreeMap<Stranger, Arc<Meter>>>,
+    /// Was everything loaded that the policy needs?
+    ready: AtomicBool,
     stopping: watch::Sender<bool>,
 }
 
@@ -82,6 +87,7 @@ impl Broker {
             sessions: Sessions::default(),
             tallies: RwLock::default(),
             strangers: RwLock::default(),
+            ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         }
     }
@@ -187,6 +193,11 @@ impl Broker {
             info!(tool = %session.tool(), session = %session.id, ?why, "session ended");
         }
         ended.len()
+    }
+
+    /// Opens sessions from now on: what the policy needs has been loaded.
+    pub fn ready(&self) {
+        self.ready.store(true, Relaxed);
     }
 
     /// Opens no session from now on, and ends those that are open.
@@ -306,6 +317,9 @@ impl Broker {
         if *self.stopping.borrow() {
             return Err(Refused::ended(End::ShuttingDown));
         }
+        if !self.ready.load(Relaxed) {
+            return Err(Refused::not_ready());
+        }
         let policy = self.policy();
         let of_tool = policy.tool(tool.as_str()).map_or(0, |policy| policy.limits.concurrent as usize);
         let soon = Some(Duration::from_secs(1));
@@ -349,7 +363,7 @@ impl Broker {
 impl Handout {
     /// How long ago the daemon last heard that this version is current.
     pub fn age(&self) -> Duration {
-        self.held.confirmed.elapsed().unwrap_or_default()
+        self.held.age(Moment::now())
     }
 }
 

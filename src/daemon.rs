@@ -14,6 +14,7 @@ use std::{
 };
 
 use clap::Parser;
+use sd_notify::NotifyState;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -26,15 +27,14 @@ pub use places::{DEFAULT_CONFIG, default_socket};
 use crate::{
     attest::{self, Attestor},
     broker::{self, Broker},
-    config::{self, Config, MemoryProtection},
+    config::{self, Config, MemoryProtection, OnUnreachable},
     delivery::{self, Health, Listener, Room, Socket},
     redact::Redactor,
-    refresh,
     secret::{self, Protection},
     source::environment::take_from_environment,
     store,
 };
-use assemble::Captured;
+use assemble::{Captured, Sources};
 use host::{Operations, Parts};
 
 /// The daemon of Valetkey: loads secrets at boot and hands each MCP tool only what its scope and policy both allow
@@ -150,26 +150,26 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     let (tools_socket, admin_socket) = sockets(&config);
     let (tools, admin) = (bind(&tools_plane, &tools_socket)?, bind(&control_plane, &admin_socket)?);
 
-    let (sources, mut reasons) = assemble::sources(&config, &captured);
-    let plan = assemble::plan(&config, &sources);
+    let (sources, mut reasons) = assemble::sources(&config, &captured, &Sources::new());
     let (keeper, store) = store::new(redactor);
-    let staged = control_plane.block_on(refresh::load(&plan));
-    // All of them in one go: whoever mends one should not find the next at the next start.
-    if staged.lacks_required() || !reasons.is_empty() {
-        reasons.extend(staged.failures().iter().map(ToString::to_string));
-        return Err(reasons);
-    }
-    staged.failures().iter().for_each(|failure| warn!("not required, and not to be had: {failure}"));
-    let last_good = assemble::last_good(&plan, &staged);
-    staged.commit(&keeper, std::time::SystemTime::now());
-
     let Config { policy, .. } = &config;
     let settings =
         broker::Settings { max_sessions: config.daemon.max_sessions as usize, session_lifetime: config.daemon.session_lifetime };
     let broker = Arc::new(Broker::new(settings, policy.clone(), store));
     let config = Arc::new(config);
-    let parts = Parts { config: config.clone(), captured, keeper, last_good, method: attestor.method().to_string() };
+    let parts = Parts { config: config.clone(), captured, sources, keeper, method: attestor.method().to_string() };
     let operations = Arc::new(Operations::new(parts, broker.clone(), control_plane.handle().clone()));
+    if config.daemon.on_unreachable == OnUnreachable::Fail || !reasons.is_empty() {
+        // All of them in one go: whoever mends one should not find the next at the next start.
+        match control_plane.block_on(operations.first_load()) {
+            Ok(lacking) => reasons.extend(lacking.unwrap_or_default()),
+            Err(lacking) => reasons.extend(lacking),
+        }
+        if !reasons.is_empty() {
+            control_plane.block_on(operations.close());
+            return Err(reasons);
+        }
+    }
     let health = Health::default();
     Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, hangup })
 }
@@ -220,23 +220,68 @@ impl Daemon {
         let ended = tools_plane.block_on(async {
             let expiring = tokio::spawn(expire(broker.clone()));
             let control = control_plane.handle().clone();
-            let orders = tokio::spawn(follow_orders(signals, operations, broker.clone(), health.clone(), stop, control));
-            health.serving(true).await;
-            notify(&[sd_notify::NotifyState::Ready]);
-            info!("ready");
+            let orders =
+                tokio::spawn(follow_orders(signals, operations.clone(), broker.clone(), health.clone(), stop, control.clone()));
+            let announcing = control.spawn(announce_changes(broker.clone()));
+            health.tools(false).await;
+            health.admin(true).await;
+            let mut loading = control.spawn(load_until_ready(operations.clone(), broker.clone(), health.clone()));
+            let serving = async {
+                tokio::pin!(tools_serve);
+                tokio::select! {
+                    served = &mut tools_serve => return served.map_err(|error| vec![format!("serving tools failed: {error}")]),
+                    loaded = &mut loading => loaded.map_err(|error| vec![format!("loading failed: {error}")])??,
+                }
+                tools_serve.await.map_err(|error| vec![format!("serving tools failed: {error}")])
+            };
             let ended = tokio::select! {
-                served = tools_serve => served.map_err(|error| vec![format!("serving tools failed: {error}")]),
+                ended = serving => ended,
                 () = too_long(&broker, drain) => Ok(()),
             };
-            expiring.abort();
-            orders.abort();
+            [expiring, orders, announcing].iter().for_each(tokio::task::JoinHandle::abort);
+            loading.abort();
             ended
         });
         // The operators' side drains in the time that is left; then everything goes, and values with it.
         let _ = tools_plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), admin_serves).await });
+        control_plane.block_on(operations.close());
         control_plane.shutdown_timeout(Duration::from_millis(500));
         info!("stopped");
         ended
+    }
+}
+
+/// Loads, for as long as it takes and may still succeed; then everyone is told that the daemon is ready.
+async fn load_until_ready(operations: Arc<Operations>, broker: Arc<Broker>, health: Health) -> Result<(), Vec<String>> {
+    let mut wait = Duration::from_secs(1);
+    extend_start(&operations);
+    while let Some(lacking) = operations.first_load().await? {
+        lacking.iter().for_each(|lacking| warn!("{lacking}"));
+        warn!(seconds = wait.as_secs(), "waiting: {} secrets cannot be had yet", lacking.len());
+        let status = format!("waiting for sources: {} secrets cannot be had yet", lacking.len());
+        notify(&[NotifyState::Status(&status)]);
+        extend_start(&operations);
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(30));
+    }
+    broker.ready();
+    health.tools(true).await;
+    notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
+    info!("ready");
+    Ok(())
+}
+
+/// Asks systemd for more patience than the next try can take: a start that waits is not one that hangs.
+fn extend_start(operations: &Operations) {
+    let time = operations.load_timeout() * 2 + Duration::from_secs(60);
+    notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
+}
+
+/// Tells sessions of every change of the store.
+async fn announce_changes(broker: Arc<Broker>) {
+    let mut changes = broker.store().changes();
+    while changes.changed().await.is_ok() {
+        broker.announce_changes();
     }
 }
 
@@ -281,14 +326,15 @@ async fn follow_orders(
         }
     }
     info!("stopping");
-    notify(&[sd_notify::NotifyState::Stopping]);
-    health.serving(false).await;
+    notify(&[NotifyState::Stopping]);
+    health.tools(false).await;
+    health.admin(false).await;
     broker.stop();
     let _ = stop.send(true);
 }
 
 /// Tells systemd, where it listens.
-fn notify(state: &[sd_notify::NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         warn!(%error, "systemd asked to be told how it goes, and cannot be");
     }

@@ -1,5 +1,10 @@
 //! Keeps the store as fresh as its sources. One load reads every wanted secret, from all sources at once and within bounds; what
-//! came is staged first, and goes into the store only when the load as a whole is good.
+//! came is staged first, and goes into the store only when the load as a whole is good. After it [`Upkeep`] checks each secret from
+//! time to time, and takes in what is new, and drops what is refused or stale.
+
+mod schedule;
+mod state;
+mod upkeep;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,18 +19,38 @@ use tracing::{info, warn};
 use crate::{
     name::{SecretName, SourceName},
     source::{Cause, Fetched, Outcome, Source, SourceError, Wanted},
-    store::{Absent, Change, Keeper},
+    store::{Absent, Change, Confirmed, Keeper, Stamp},
 };
 
-/// What one load is to read.
-#[derive(Default)]
+pub use state::{SourceState, States};
+pub use upkeep::{Refreshed, Upkeep};
+
+/// What is to be read, and how fresh it is to be kept.
+#[derive(Default, Clone)]
 pub struct Plan {
-    /// Each source, and what is wanted of it: only secrets that some tool may have.
-    pub sources: BTreeMap<SourceName, (Arc<dyn Source>, Vec<Wanted>)>,
+    /// Only secrets that some tool may have.
+    pub sources: BTreeMap<SourceName, Planned>,
     /// Secrets without which the daemon must not serve.
     pub required: BTreeSet<SecretName>,
     /// A source that has not answered by then is unreachable.
     pub timeout: Duration,
+}
+
+/// One source, and what is wanted of it.
+#[derive(Clone)]
+pub struct Planned {
+    pub source: Arc<dyn Source>,
+    /// How often each secret is checked. `None`: never.
+    pub refresh_every: Option<Duration>,
+    pub wanted: Vec<Wanted>,
+    /// How long the last good value of each may be handed out. `None`: for ever.
+    pub max_stale: BTreeMap<SecretName, Duration>,
+}
+
+impl Planned {
+    fn confirmed(&self, secret: &SecretName, at: Stamp) -> Confirmed {
+        Confirmed { at, max_stale: self.max_stale.get(secret).copied() }
+    }
 }
 
 /// A secret that could not be had.
@@ -48,6 +73,8 @@ impl fmt::Display for Failure {
 pub struct Staged {
     good: Vec<(SecretName, SourceName, Fetched)>,
     failures: Vec<Failure>,
+    /// When it began: what a source gave was current then, at the least.
+    began: Stamp,
 }
 
 impl Staged {
@@ -61,26 +88,72 @@ impl Staged {
         self.failures.iter().any(|failure| failure.required)
     }
 
-    /// Puts what came into the store and drops what the sources refuse to give. An optional secret whose source did not answer
-    /// keeps the value it has. Says which secrets changed.
-    pub fn commit(self, keeper: &Keeper, now: SystemTime) -> Vec<SecretName> {
-        for short in keeper.expect(self.good.iter().map(|(secret, _, fetched)| (secret, fetched))) {
-            warn!("{short} is shorter than 8 bytes: logs cannot be cleaned of it without harm to other text");
-        }
-        let mut changed = Vec::new();
-        for (secret, source, fetched) in self.good {
-            if keeper.put(secret.clone(), source, fetched, now) != Change::None {
-                changed.push(secret);
-            }
-        }
-        for Failure { secret, source, error, .. } in self.failures {
-            let keep = error.cause == Cause::Unreachable && keeper.has_value(&secret);
-            if !keep && keeper.drop_value(&secret, &source, Absent::AtSource(error)) != Change::None {
-                changed.push(secret);
-            }
-        }
-        changed
+    /// Could everything required that is missing still be had by trying again?
+    pub fn may_come(&self) -> bool {
+        self.failures.iter().filter(|failure| failure.required).all(|failure| !failure.error.cause.is_final())
     }
+
+    /// Puts what came into the store and drops what the sources refuse to give. An optional secret of which its source said nothing
+    /// keeps the value it has. Says which secrets changed.
+    pub fn commit(self, plan: &Plan, keeper: &Keeper, states: &States) -> Vec<SecretName> {
+        self.tell(plan, states);
+        keeper.forgive();
+        let found = self.failures.into_iter().map(|failure| (failure.secret, failure.source, Err(failure.error)));
+        let found = found.chain(self.good.into_iter().map(|(secret, source, fetched)| (secret, source, Ok(fetched))));
+        commit(found.collect(), plan, self.began, keeper)
+    }
+
+    /// Tells operators how it went, whether or not anything comes of it.
+    pub fn tell(&self, plan: &Plan, states: &States) {
+        states.retain(|source| plan.sources.contains_key(source));
+        for name in plan.sources.keys() {
+            let failures = || self.failures.iter().filter(|failure| failure.source == *name);
+            let silent = failures().find(|failure| !failure.error.cause.is_final()).map(|failure| failure.error.clone());
+            let spoke = self.good.iter().any(|(_, source, _)| source == name) || failures().any(|f| f.error.cause.is_final());
+            let refused = failures().filter(|failure| failure.error.cause.is_final());
+            let refused = refused.map(|failure| (failure.secret.clone(), failure.error.clone())).collect();
+            states.change(name, |state| {
+                state.refused = refused;
+                state.outage = match (silent, state.outage.take()) {
+                    (Some(error), before) if !spoke => Some((before.map_or_else(SystemTime::now, |(since, _)| since), error)),
+                    _ => None,
+                };
+                if spoke {
+                    state.last_good = Some(self.began.date);
+                }
+            });
+        }
+    }
+}
+
+/// Takes what was found out into the store, as of `began`, and says what changed. What is not final changes nothing.
+fn commit(
+    found: Vec<(SecretName, SourceName, Result<Fetched, SourceError>)>,
+    plan: &Plan,
+    began: Stamp,
+    keeper: &Keeper,
+) -> Vec<SecretName> {
+    let good = found.iter().filter_map(|(secret, _, result)| result.as_ref().ok().map(|fetched| (secret, fetched)));
+    for short in keeper.expect(good) {
+        warn!("{short} is shorter than 8 bytes: logs cannot be cleaned of it without harm to other text");
+    }
+    let mut changed = Vec::new();
+    for (secret, source, result) in found {
+        let change = match result {
+            Ok(fetched) => {
+                let max_stale = plan.sources.get(&source).and_then(|planned| planned.max_stale.get(&secret).copied());
+                keeper.put(secret.clone(), source, fetched, Confirmed { at: began, max_stale })
+            }
+            Err(error) if error.cause.is_final() || !keeper.has_value(&secret) => {
+                keeper.drop_value(&secret, &source, Absent::AtSource(error))
+            }
+            Err(_) => Change::None,
+        };
+        if change != Change::None {
+            changed.push(secret);
+        }
+    }
+    changed
 }
 
 /// Tries at a source for what it could not be reached for, and the wait before each further one.
@@ -88,16 +161,17 @@ const TRIES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Durati
 
 /// Reads everything in the plan.
 pub async fn load(plan: &Plan) -> Staged {
-    let total: usize = plan.sources.values().map(|(_, wanted)| wanted.len()).sum();
+    let began = Stamp::now();
+    let total: usize = plan.sources.values().map(|planned| planned.wanted.len()).sum();
     let (progress, mut arrivals) = mpsc::unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();
-    for (name, (source, wanted)) in &plan.sources {
+    for (name, Planned { source, wanted, .. }) in &plan.sources {
         let (name, source, wanted, progress) = (name.clone(), source.clone(), wanted.clone(), progress.clone());
         info!(source = %name, kind = source.kind(), secrets = wanted.len(), "loading");
         tasks.spawn(read_source(name, source, wanted, plan.timeout, progress));
     }
     drop(progress);
-    let mut staged = Staged { good: Vec::with_capacity(total), failures: Vec::new() };
+    let mut staged = Staged { good: Vec::with_capacity(total), failures: Vec::new(), began };
     let mut said = 0;
     while let Some((source, (secret, result))) = arrivals.recv().await {
         match result {

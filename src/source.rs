@@ -195,7 +195,7 @@ pub trait Source: Send + Sync {
                     let _ = outcomes.send((secret, result.map(Checked::Read)));
                 }
             };
-            futures_util::join!(self.fetch(&wanted, read), pass_on);
+            tokio::join!(self.fetch(&wanted, read), pass_on);
         })
     }
 

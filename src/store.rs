@@ -1,16 +1,20 @@
 //! The secrets in memory. One owner writes ([`Keeper`], held by `refresh`); everyone else reads, and only with a
 //! [`Grant`].
 
+mod moment;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::watch;
+
+pub use moment::{Moment, Stamp};
 
 use crate::{
     name::{SecretName, SourceName, Version},
@@ -25,7 +29,9 @@ use crate::{
 pub struct Held {
     pub version: Version,
     /// When the daemon last heard from the source that this version is current.
-    pub confirmed: SystemTime,
+    pub confirmed: Stamp,
+    /// How long after that it may be handed out. `None`: for ever, because it cannot change.
+    pub max_stale: Option<Duration>,
     serial: Serial,
     value: Arc<SecretValue>,
 }
@@ -38,6 +44,20 @@ impl Held {
     /// Lends the value for as long as `look` runs.
     pub fn expose<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
         self.value.expose(look)
+    }
+
+    /// How long ago the daemon heard that it is current.
+    pub fn age(&self, now: Moment) -> Duration {
+        now.since(self.confirmed.moment)
+    }
+
+    fn facts(&self, now: Moment) -> HeldFacts {
+        let (version, max_stale) = (self.version.clone(), self.max_stale);
+        HeldFacts { version, confirmed: self.confirmed.date, age: self.age(now), max_stale }
+    }
+
+    fn is_stale(&self, now: Moment) -> bool {
+        self.max_stale.is_some_and(|most| self.age(now) > most)
     }
 
     /// Number of bytes of the value.
@@ -55,12 +75,23 @@ pub enum Absent {
     AtSource(SourceError),
     #[error("an operator revoked it; a reload loads it again")]
     Revoked,
+    #[error("its source has not confirmed it within max-stale: the last good value is not handed out any longer")]
+    Stale,
 }
 
 type Entry = Result<Arc<Held>, Absent>;
 
-/// What may be told of an entry: the version and when it was last confirmed, or why there is none.
-pub type Facts = Result<(Version, SystemTime), Absent>;
+/// What may be told of an entry: the facts of what is held, or why there is nothing.
+pub type Facts = Result<HeldFacts, Absent>;
+
+/// What may be told of what is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldFacts {
+    pub version: Version,
+    pub confirmed: SystemTime,
+    pub age: Duration,
+    pub max_stale: Option<Duration>,
+}
 
 #[derive(Debug)]
 struct Shelf {
@@ -102,9 +133,10 @@ pub fn new(redactor: Redactor) -> (Keeper, Store) {
 }
 
 impl Store {
-    /// The value that the grant is for.
+    /// The value that the grant is for, unless it is stale.
     pub fn read(&self, grant: &Grant<'_>) -> Result<Arc<Held>, Absent> {
         match self.shelf.read().get(grant.secret()) {
+            Some((_, Ok(held))) if held.is_stale(Moment::now()) => Err(Absent::Stale),
             Some((_, entry)) => entry.clone(),
             None => Err(Absent::NotLoaded),
         }
@@ -119,7 +151,12 @@ impl Store {
 
     /// What is in memory, without values: source, and version and time or why not.
     pub fn listing(&self) -> BTreeMap<SecretName, (SourceName, Facts)> {
-        let facts = |entry: &Entry| entry.as_ref().map(|held| (held.version.clone(), held.confirmed)).map_err(Clone::clone);
+        let now = Moment::now();
+        let facts = |entry: &Entry| match entry {
+            Ok(held) if held.is_stale(now) => Err(Absent::Stale),
+            Ok(held) => Ok(held.facts(now)),
+            Err(absent) => Err(absent.clone()),
+        };
         self.shelf.read().iter().map(|(name, (source, entry))| (name.clone(), (source.clone(), facts(entry)))).collect()
     }
 
@@ -127,6 +164,13 @@ impl Store {
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shelf.changes.subscribe()
     }
+}
+
+/// When a source said that something is current, and how long that may be relied on.
+#[derive(Debug, Clone, Copy)]
+pub struct Confirmed {
+    pub at: Stamp,
+    pub max_stale: Option<Duration>,
 }
 
 /// What a write did.
@@ -161,9 +205,13 @@ impl Keeper {
         }
     }
 
-    /// Holds what a source gave. A value that it replaces is wiped when its last reader is done with it.
-    pub fn put(&self, secret: SecretName, source: SourceName, fetched: Fetched, now: SystemTime) -> Change {
+    /// Holds what a source gave. A value that it replaces is wiped when its last reader is done with it. What an operator revoked stays
+    /// revoked, see [`forgive`](Self::forgive).
+    pub fn put(&self, secret: SecretName, source: SourceName, fetched: Fetched, confirmed: Confirmed) -> Change {
         let mut entries = self.shelf.write();
+        if matches!(entries.get(&secret), Some((_, Err(Absent::Revoked)))) {
+            return Change::None;
+        }
         let before = entries.get(&secret).and_then(|(_, entry)| entry.as_ref().ok());
         let same = before.filter(|held| held.version == fetched.version && held.value.same_as(&fetched.value));
         // The value that is held already stays where it is: a second copy would do nothing but exist.
@@ -173,7 +221,8 @@ impl Keeper {
         };
         let version = fetched.version;
         let replaced = before.map(|held| held.version.clone()).filter(|replaced| *replaced != version);
-        let held = Held { version: version.clone(), confirmed: now, serial, value };
+        let Confirmed { at, max_stale } = confirmed;
+        let held = Held { version: version.clone(), confirmed: at, max_stale, serial, value };
         entries.insert(secret.clone(), (source, Ok(Arc::new(held))));
         drop(entries);
         if let Some(replaced) = replaced {
@@ -182,17 +231,72 @@ impl Keeper {
         self.announce(change)
     }
 
-    /// Is there a value in memory?
-    pub fn has_value(&self, secret: &SecretName) -> bool {
-        matches!(self.shelf.read().get(secret), Some((_, Ok(_))))
+    /// The source says that this version is what it has. Nothing, where another one is held by now.
+    pub fn confirm(&self, secret: &SecretName, version: &Version, confirmed: Confirmed) {
+        let mut entries = self.shelf.write();
+        let Some((_, Ok(held))) = entries.get_mut(secret) else { return };
+        if held.version == *version && held.confirmed.moment <= confirmed.at.moment {
+            let Confirmed { at, max_stale } = confirmed;
+            let (version, value) = (held.version.clone(), held.value.clone());
+            *held = Arc::new(Held { version, confirmed: at, max_stale, serial: held.serial, value });
+        }
     }
 
-    /// Drops the value and remembers why.
+    /// What is held of a secret: its version, or why there is none.
+    pub fn version(&self, secret: &SecretName) -> Result<Version, Absent> {
+        match self.shelf.read().get(secret) {
+            Some((_, entry)) => entry.as_ref().map(|held| held.version.clone()).map_err(Clone::clone),
+            None => Err(Absent::NotLoaded),
+        }
+    }
+
+    /// Is there a value in memory?
+    pub fn has_value(&self, secret: &SecretName) -> bool {
+        self.version(secret).is_ok()
+    }
+
+    /// Lends everything that is held, as [`refresh`](crate::refresh) alone may see it.
+    pub fn each(&self, mut look: impl FnMut(&SecretName, &SourceName, &Held)) {
+        let entries = self.shelf.read();
+        for (secret, (source, entry)) in entries.iter() {
+            if let Ok(held) = entry {
+                look(secret, source, held);
+            }
+        }
+    }
+
+    /// Drops the value and remembers why. What an operator revoked stays revoked.
     pub fn drop_value(&self, secret: &SecretName, source: &SourceName, why: Absent) -> Change {
-        let before = self.shelf.write().insert(secret.clone(), (source.clone(), Err(why)));
+        let before = {
+            let mut entries = self.shelf.write();
+            match entries.get(secret) {
+                Some((_, Err(Absent::Revoked))) => return Change::None,
+                _ => entries.insert(secret.clone(), (source.clone(), Err(why))),
+            }
+        };
         let Some((_, Ok(gone))) = before else { return self.announce(Change::None) };
         self.retire(secret, gone.version.clone(), None);
         self.announce(Change::Gone)
+    }
+
+    /// Drops every value that may not be handed out any longer, and says which.
+    pub fn drop_stale(&self, now: Moment) -> Vec<SecretName> {
+        let stale: Vec<_> = {
+            let entries = self.shelf.read();
+            let stale = entries.iter().filter(|(_, (_, entry))| entry.as_ref().is_ok_and(|held| held.is_stale(now)));
+            stale.map(|(secret, (source, _))| (secret.clone(), source.clone())).collect()
+        };
+        stale.iter().for_each(|(secret, source)| _ = self.drop_value(secret, source, Absent::Stale));
+        stale.into_iter().map(|(secret, _)| secret).collect()
+    }
+
+    /// What operators revoked may be held again, once its source gives it.
+    pub fn forgive(&self) {
+        for (_, entry) in self.shelf.write().values_mut() {
+            if matches!(entry, Err(Absent::Revoked)) {
+                *entry = Err(Absent::NotLoaded);
+            }
+        }
     }
 
     /// Drops the value because an operator said so. `None`: no such secret in memory.
@@ -235,7 +339,12 @@ mod tests {
     fn put(keeper: &Keeper, value: &str, version: u64) -> Change {
         let (secret, fetched) = ("it".parse().unwrap(), fetched(value, version));
         let _ = keeper.expect([(&secret, &fetched)]);
-        keeper.put(secret, "prod".parse().unwrap(), fetched, SystemTime::UNIX_EPOCH)
+        keeper.put(secret, "prod".parse().unwrap(), fetched, confirmed(Moment::now()))
+    }
+
+    fn confirmed(moment: Moment) -> Confirmed {
+        let at = Stamp { moment, date: SystemTime::UNIX_EPOCH };
+        Confirmed { at, max_stale: Some(Duration::from_secs(60)) }
     }
 
     fn known(redactor: &Redactor, value: &str) -> bool {
@@ -271,11 +380,32 @@ mod tests {
             put(&keeper, "first-value-of-it", 1);
             assert_eq!(keeper.revoke("it"), Some(Change::Gone));
             assert!(known(&redactor, "first-value-of-it"), "a tool may still hold it");
+            assert_eq!(put(&keeper, "first-value-of-it", 1), Change::None, "what is revoked stays revoked");
+            keeper.forgive();
         }
         put(&keeper, "second-value-of-it", 2);
         keeper.retain(|_| false);
         put(&keeper, "third-value-of-it", 3);
         assert!(known(&redactor, "third-value-of-it") && !known(&redactor, "first-value-of-it"));
+    }
+
+    #[test]
+    fn what_is_stale_is_dropped_and_what_was_confirmed_is_not() {
+        let (keeper, store) = new(Redactor::new().unwrap());
+        let (secret, now) = ("it".parse().unwrap(), Moment::now());
+        put(&keeper, "first-value-of-it", 1);
+        let version = |number: u64| Version::from(number);
+        let later = now.after(Duration::from_secs(50));
+        keeper.confirm(&secret, &version(2), confirmed(later));
+        assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(59))), []);
+        keeper.confirm(&secret, &version(1), confirmed(later));
+        let serial = store.version("it");
+        assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(109))), []);
+        assert_eq!(store.version("it"), serial, "a confirmation is no change");
+        assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(112))), [secret.clone()]);
+        assert_eq!(keeper.version(&secret), Err(Absent::Stale));
+        keeper.confirm(&secret, &version(1), confirmed(later));
+        assert_eq!(keeper.version(&secret), Err(Absent::Stale), "a value that is gone does not come back by a word");
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub enum Reason {
     SessionNotOpen,
     BadRequest,
     ShuttingDown,
+    NotReady,
 }
 
 /// A refusal in the tool's words.
@@ -62,6 +63,11 @@ impl Refused {
             Reason::LimitReached,
             format!("this tool may have {most} secrets in one call at the most: ask for fewer at once"),
         )
+    }
+
+    pub(super) fn not_ready() -> Self {
+        let message = "the daemon waits for a source of its secrets; the operator can see which with: valetkey status";
+        Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(Reason::NotReady, message) }
     }
 
     /// The session ended under the tool.

@@ -72,7 +72,7 @@ impl Error {
     fn from_reason(reason: Reason, message: String, retry_after: Option<Duration>) -> Self {
         match reason {
             Reason::LimitReached => Self::Limited { message, retry_after },
-            Reason::SecretUnavailable | Reason::ShuttingDown => Self::Unavailable { message, retry_after },
+            Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady => Self::Unavailable { message, retry_after },
             Reason::SessionNotOpen => Self::Ended(message),
             Reason::BadRequest => Self::BadRequest(message),
             Reason::Unspecified => Self::BadAnswer(message),

@@ -4,13 +4,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
 };
 
 use crate::{
     config::{AwsSettings, Config, FileRef, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings},
     name::SourceName,
-    refresh::{Plan, Staged},
+    refresh::{Plan, Planned},
     secret::SecretValue,
     source::{
         Source, Wanted,
@@ -21,8 +20,8 @@ use crate::{
     },
 };
 
-/// The sources of a configuration, ready to be read.
-pub type Sources = BTreeMap<SourceName, Arc<dyn Source>>;
+/// The sources of a configuration, ready to be read, each with the settings that it was made from.
+pub type Sources = BTreeMap<SourceName, (SourceSettings, Arc<dyn Source>)>;
 
 /// What the daemon took out of its environment at its start. Later loads read from here.
 pub struct Captured {
@@ -64,17 +63,24 @@ impl Captured {
     }
 }
 
-/// Builds every source, and says why those that cannot be are not.
-pub fn sources(config: &Config, captured: &Captured) -> (Sources, Vec<String>) {
+/// Builds every source, and says why those that cannot be are not. One whose settings are as before goes on with its login.
+pub fn sources(config: &Config, captured: &Captured, before: &Sources) -> (Sources, Vec<String>) {
     let mut sources = Sources::new();
     let mut reasons = Vec::new();
     for (name, settings) in &config.sources {
-        match source(settings, captured, config.daemon.load_concurrency as usize) {
-            Ok(source) => _ = sources.insert(name.clone(), source),
+        let unchanged = before.get(name).filter(|(before, _)| before == settings).map(|(_, source)| Ok(source.clone()));
+        match unchanged.unwrap_or_else(|| source(settings, captured, config.daemon.load_concurrency as usize)) {
+            Ok(source) => _ = sources.insert(name.clone(), (settings.clone(), source)),
             Err(reason) => reasons.push(format!("source {name}: {reason}")),
         }
     }
     (sources, reasons)
+}
+
+/// The sources of one that are not in the other.
+pub fn only_in(one: &Sources, other: &Sources) -> Vec<Arc<dyn Source>> {
+    let kept = |source: &Arc<dyn Source>| other.values().any(|(_, other)| Arc::ptr_eq(source, other));
+    one.values().map(|(_, source)| source).filter(|source| !kept(source)).cloned().collect()
 }
 
 fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) -> Result<Arc<dyn Source>, String> {
@@ -135,19 +141,23 @@ pub fn plan(config: &Config, sources: &Sources) -> Plan {
     let mut plan = Plan { timeout: config.daemon.load_timeout, ..Plan::default() };
     for name in config.policy.granted() {
         let Some(secret) = config.secrets.get(name) else { continue };
-        let Some(source) = sources.get(&secret.source) else { continue };
+        let Some((_, source)) = sources.get(&secret.source) else { continue };
+        let freshness = config.sources.get(&secret.source).and_then(SourceSettings::freshness);
         let wanted =
             Wanted { secret: name.clone(), path: secret.path.clone(), field: secret.field.clone(), stage: secret.stage.clone() };
-        plan.sources.entry(secret.source.clone()).or_insert_with(|| (source.clone(), Vec::new())).1.push(wanted);
+        let planned = plan.sources.entry(secret.source.clone()).or_insert_with(|| Planned {
+            source: source.clone(),
+            refresh_every: freshness.map(|freshness| freshness.refresh_every),
+            wanted: Vec::new(),
+            max_stale: BTreeMap::new(),
+        });
+        planned.wanted.push(wanted);
+        if let Some(freshness) = freshness {
+            planned.max_stale.insert(name.clone(), secret.max_stale.unwrap_or(freshness.max_stale));
+        }
         if secret.required {
             plan.required.insert(name.clone());
         }
     }
     plan
-}
-
-/// The sources that gave everything that was wanted of them.
-pub fn last_good(plan: &Plan, staged: &Staged) -> BTreeMap<SourceName, SystemTime> {
-    let failed = |name: &SourceName| staged.failures().iter().any(|failure| failure.source == *name);
-    plan.sources.keys().filter(|name| !failed(name)).map(|name| (name.clone(), SystemTime::now())).collect()
 }

@@ -2,22 +2,22 @@
 
 use std::{
     collections::BTreeMap,
-    future::Future,
-    pin::Pin,
     sync::{Arc, PoisonError, RwLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{runtime::Handle, sync::Mutex};
 use tracing::{error, info, warn};
 
-use super::assemble::{self, Captured};
+use super::assemble::{self, Captured, Sources};
 use crate::{
     broker::Broker,
     config::{self, Config, SourceSettings},
     delivery::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts},
     name::{SecretName, SourceName},
-    refresh, secret,
+    refresh::{self, Plan, Refreshed, States, Upkeep},
+    secret,
+    source::{Source, Working},
     store::Keeper,
 };
 
@@ -25,8 +25,8 @@ use crate::{
 pub struct Parts {
     pub config: Arc<Config>,
     pub captured: Captured,
+    pub sources: Sources,
     pub keeper: Keeper,
-    pub last_good: BTreeMap<SourceName, SystemTime>,
     /// How callers are attested.
     pub method: String,
 }
@@ -36,28 +36,101 @@ pub struct Operations {
     broker: Arc<Broker>,
     control: Handle,
     captured: Captured,
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
+    states: States,
     method: String,
     started: SystemTime,
     now: RwLock<Now>,
-    /// One reload at a time.
+    /// What keeps the store fresh; none until all was loaded once, and while a reload replaces it.
+    upkeep: RwLock<Option<Upkeep>>,
+    /// One load at a time.
     turn: Mutex<()>,
 }
 
 /// What a reload replaces.
 struct Now {
     config: Arc<Config>,
+    sources: Sources,
+    plan: Plan,
     configured: SystemTime,
-    last_good: BTreeMap<SourceName, SystemTime>,
     reload_error: String,
 }
 
+/// The time that sources have to take back what they lent.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
 impl Operations {
     pub fn new(parts: Parts, broker: Arc<Broker>, control: Handle) -> Self {
-        let Parts { config, captured, keeper, last_good, method } = parts;
+        let Parts { config, captured, sources, keeper, method } = parts;
         let started = SystemTime::now();
-        let now = RwLock::new(Now { config, configured: started, last_good, reload_error: String::new() });
-        Self { broker, control, captured, keeper, method, started, now, turn: Mutex::new(()) }
+        let plan = assemble::plan(&config, &sources);
+        let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
+        let (states, upkeep, turn) = (States::default(), RwLock::default(), Mutex::default());
+        Self { broker, control, captured, keeper: Arc::new(keeper), states, method, started, now, upkeep, turn }
+    }
+
+    /// Reads everything for the first time. An error says everything that is missing; `None` says it too, where trying again may help:
+    /// every source of what is missing cannot be reached.
+    pub async fn first_load(&self) -> Result<Option<Vec<String>>, Vec<String>> {
+        let _turn = self.turn.lock().await;
+        if self.is_loaded() {
+            return Ok(None);
+        }
+        let plan = self.plan();
+        let staged = refresh::load(&plan).await;
+        let failures = || staged.failures().iter().map(ToString::to_string).collect();
+        if staged.lacks_required() {
+            staged.tell(&plan, &self.states);
+            return if staged.may_come() { Ok(Some(failures())) } else { Err(failures()) };
+        }
+        staged.failures().iter().for_each(|failure| warn!("not required, and not to be had: {failure}"));
+        staged.commit(&plan, &self.keeper, &self.states);
+        self.start_upkeep(&plan);
+        Ok(None)
+    }
+
+    pub fn load_timeout(&self) -> Duration {
+        self.plan().timeout
+    }
+
+    fn is_loaded(&self) -> bool {
+        self.upkeep.read().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn plan(&self) -> Plan {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).plan.clone()
+    }
+
+    fn start_upkeep(&self, plan: &Plan) {
+        let _inside = self.control.enter();
+        let upkeep = Upkeep::start(plan, &self.keeper, &self.states);
+        *self.upkeep.write().unwrap_or_else(PoisonError::into_inner) = Some(upkeep);
+    }
+
+    /// Says whether there was any.
+    async fn stop_upkeep(&self) -> bool {
+        let upkeep = self.upkeep.write().unwrap_or_else(PoisonError::into_inner).take();
+        let was_there = upkeep.is_some();
+        if let Some(upkeep) = upkeep {
+            upkeep.stop().await;
+        }
+        was_there
+    }
+
+    /// Stops the upkeep, and gives back to the sources what they lent.
+    pub async fn close(&self) {
+        self.stop_upkeep().await;
+        let sources = self.now.read().unwrap_or_else(PoisonError::into_inner).sources.clone();
+        close(assemble::only_in(&sources, &Sources::new())).await;
+    }
+
+    /// Checks these secrets at their sources now, or all of them.
+    pub async fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Option<Refreshed> {
+        let refreshing = {
+            let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
+            upkeep.as_ref()?.refresh(secrets.as_deref())
+        };
+        Some(refreshing.await)
     }
 
     fn config(&self) -> Arc<Config> {
@@ -94,26 +167,33 @@ impl Operations {
         }
         config.problems.iter().for_each(|problem| warn!("{problem}"));
         let mut changes = self.needs_restart(before, &config)?;
-        let (sources, mut reasons) = assemble::sources(&config, &self.captured);
+        let sources_before = self.now.read().unwrap_or_else(PoisonError::into_inner).sources.clone();
+        let (sources, mut reasons) = assemble::sources(&config, &self.captured, &sources_before);
         let plan = assemble::plan(&config, &sources);
+        // What a check has read before the load must not be put over what the load reads.
+        let was_loaded = self.stop_upkeep().await;
         let staged = refresh::load(&plan).await;
         if staged.lacks_required() || !reasons.is_empty() {
             reasons.extend(staged.failures().iter().map(ToString::to_string));
+            if was_loaded {
+                self.start_upkeep(&self.plan());
+            }
+            self.control.spawn(close(assemble::only_in(&sources, &sources_before)));
             return Err(reasons);
         }
         staged.failures().iter().for_each(|failure| warn!("not required, and not to be had: {failure}"));
-        let last_good = assemble::last_good(&plan, &staged);
 
         let granted = config.policy.granted();
         // The new policy first: a secret that it takes away must not be handed out once more in between.
         let sessions_ended = self.broker.replace_policy(config.policy.clone());
         self.keeper.retain(|name| granted.contains(name));
-        changes.extend(staged.commit(&self.keeper, SystemTime::now()).into_iter().map(|secret| format!("{secret} changed")));
+        let changed = staged.commit(&plan, &self.keeper, &self.states);
+        changes.extend(changed.into_iter().map(|secret| format!("{secret} changed")));
         self.broker.announce_changes();
+        self.start_upkeep(&plan);
+        self.control.spawn(close(assemble::only_in(&sources_before, &sources)));
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
-        now.last_good.extend(last_good);
-        now.configured = SystemTime::now();
-        now.config = Arc::new(config);
+        *now = Now { config: Arc::new(config), sources, plan, configured: SystemTime::now(), reload_error: String::new() };
         Ok(Reloaded { changes, sessions_ended })
     }
 
@@ -136,6 +216,12 @@ impl Operations {
         let same = before.daemon == after.daemon;
         Ok(if same { Vec::new() } else { vec!["[daemon] changed: it takes effect when the daemon restarts".into()] })
     }
+}
+
+/// Gives back what sources lent, for as long as that may take.
+async fn close(sources: Vec<Arc<dyn Source>>) {
+    let closing = futures_util::future::join_all(sources.iter().map(|source| source.close()));
+    let _ = tokio::time::timeout(CLOSE_WITHIN, closing).await;
 }
 
 impl Host for Operations {
@@ -162,10 +248,13 @@ impl Host for Operations {
 
     fn sources(&self) -> BTreeMap<SourceName, SourceFacts> {
         let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
-        let facts = |(name, settings): (&SourceName, &SourceSettings)| {
-            (name.clone(), SourceFacts { kind: settings.kind(), last_good: now.last_good.get(name).copied() })
+        let facts = |(name, (settings, source)): (&SourceName, &(SourceSettings, Arc<dyn Source>))| {
+            let state = self.states.get(name);
+            // One of which no tool wants anything is in order too.
+            let loaded = state.last_good.is_some() || !now.plan.sources.contains_key(name);
+            (name.clone(), SourceFacts { kind: settings.kind(), login: source.login(), loaded, state })
         };
-        now.config.sources.iter().map(facts).collect()
+        now.sources.iter().map(facts).collect()
     }
 
     fn secret(&self, name: &SecretName) -> SecretFacts {
@@ -175,6 +264,8 @@ impl Host for Operations {
             path: secret.path.clone(),
             environment: secret.environment.clone().unwrap_or_default(),
             reaches: secret.reaches.iter().map(ToString::to_string).collect(),
+            next_check: self.states.next_check(&secret.source, name),
+            problem: self.states.problem(&secret.source, name),
         }
     }
 
@@ -193,7 +284,11 @@ impl Host for Operations {
         Explanation { allowed, verdict, origin, run_as, missing: missing.unwrap_or_default() }
     }
 
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Vec<String>>> + Send + '_>> {
+    fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>> {
+        Box::pin(self.refresh(secrets))
+    }
+
+    fn reload(&self) -> Working<'_, Result<Reloaded, Vec<String>>> {
         Box::pin(self.reload())
     }
 

@@ -1,6 +1,6 @@
 //! The `Admin` service: what operators see and do. No answer carries a value: nothing here can read one.
 
-use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, sync::atomic::Ordering::Relaxed, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 use tonic::{Request, Response, Status};
 use tracing::info;
@@ -10,7 +10,9 @@ use crate::{
     broker::Broker,
     name::{SecretName, SourceName, ToolName},
     proto::v1::{self, admin_server},
+    refresh::{Refreshed, SourceState},
     session::{End, Form, Session},
+    source::{LoginFacts, SourceError, Working},
     store::Absent,
 };
 
@@ -24,7 +26,9 @@ pub trait Host: Send + Sync {
     fn sources(&self) -> BTreeMap<SourceName, SourceFacts>;
     fn secret(&self, name: &SecretName) -> SecretFacts;
     fn explain(&self, tool: &str, secret: &str) -> Explanation;
-    fn reload(&self) -> Pin<Box<dyn Future<Output = Result<Reloaded, Vec<String>>> + Send + '_>>;
+    /// Checks these secrets now, or all. `None`: nothing has been loaded yet.
+    fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>>;
+    fn reload(&self) -> Working<'_, Result<Reloaded, Vec<String>>>;
     /// Drops a value from memory. `false`: there is no such secret.
     fn revoke_secret(&self, name: &str) -> bool;
 }
@@ -47,7 +51,10 @@ pub struct HostStatus {
 #[derive(Debug, Clone)]
 pub struct SourceFacts {
     pub kind: &'static str,
-    pub last_good: Option<SystemTime>,
+    pub state: SourceState,
+    pub login: Option<LoginFacts>,
+    /// Was anything read from it since the daemon started?
+    pub loaded: bool,
 }
 
 /// What configuration says of a secret.
@@ -56,6 +63,9 @@ pub struct SecretFacts {
     pub path: String,
     pub environment: String,
     pub reaches: Vec<String>,
+    pub next_check: Option<SystemTime>,
+    /// What its source said against it at the last check.
+    pub problem: Option<SourceError>,
 }
 
 /// Would a tool get a secret, and why.
@@ -115,6 +125,32 @@ impl AdminService {
     }
 }
 
+fn source(name: &SourceName, facts: SourceFacts, secrets: u64) -> v1::SourceStatus {
+    let SourceFacts { kind, state, login, loaded } = facts;
+    let (health, problem) = match (&state.outage, state.refused.first_key_value()) {
+        (Some((_, error)), _) => ("unreachable", error.to_string()),
+        (None, Some((secret, error))) => ("refusing", format!("{secret}: {error}")),
+        (None, None) if !loaded => ("waiting", String::new()),
+        (None, None) => ("ok", String::new()),
+    };
+    v1::SourceStatus {
+        name: name.to_string(),
+        kind: kind.into(),
+        secrets,
+        last_good: state.last_good.map(Into::into),
+        health: health.into(),
+        unreachable_since: state.outage.map(|(since, _)| since.into()),
+        problem,
+        next_check: state.next_checks.values().min().map(|at| (*at).into()),
+        login: login.map(|login| v1::SourceLogin {
+            method: login.method.into(),
+            expires: login.expires.map(Into::into),
+            renews: login.renews.map(Into::into),
+            problem: login.problem.map(|problem| problem.to_string()).unwrap_or_default(),
+        }),
+    }
+}
+
 fn session(session: &Session) -> v1::SessionInfo {
     let peer = &session.peer;
     let (unit, invocation) =
@@ -144,12 +180,7 @@ impl admin_server::Admin for AdminService {
         let listing = self.broker.store().listing();
         let held_from =
             |name: &SourceName| listing.values().filter(|(source, entry)| source == name && entry.is_ok()).count() as u64;
-        let sources = self.host.sources().into_iter().map(|(name, facts)| v1::SourceStatus {
-            secrets: held_from(&name),
-            name: name.to_string(),
-            kind: facts.kind.into(),
-            last_good: facts.last_good.map(Into::into),
-        });
+        let sources = self.host.sources().into_iter().map(|(name, facts)| source(&name, facts, held_from(&name)));
         let (handouts, denials) = self.broker.totals();
         Ok(Response::new(v1::StatusResponse {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -187,17 +218,26 @@ impl admin_server::Admin for AdminService {
             v1::SecretInfo {
                 source: source.to_string(),
                 path: facts.path,
-                version: entry.as_ref().map(|(version, _)| version.to_string()).unwrap_or_default(),
+                version: entry.as_ref().map(|held| held.version.to_string()).unwrap_or_default(),
                 environment: facts.environment,
                 reaches: facts.reaches,
-                loaded: entry.as_ref().ok().map(|(_, loaded)| (*loaded).into()),
+                loaded: entry.as_ref().ok().map(|held| held.confirmed.into()),
                 state: match &entry {
                     Ok(_) => "held",
                     Err(Absent::Revoked) => "revoked",
+                    Err(Absent::Stale) => "stale",
                     Err(_) => "missing",
                 }
                 .into(),
                 tools: may.map(|(tool, _)| tool.to_string()).collect(),
+                age_seconds: entry.as_ref().map(|held| held.age.as_secs()).unwrap_or_default(),
+                max_stale: entry.as_ref().ok().and_then(|held| held.max_stale?.try_into().ok()),
+                next_check: facts.next_check.map(Into::into),
+                problem: match (&entry, facts.problem) {
+                    (_, Some(problem)) => problem.to_string(),
+                    (Err(absent), None) => absent.to_string(),
+                    (Ok(_), None) => String::new(),
+                },
                 holders: sessions.iter().filter(|session| session.is_holder(name.as_str())).count() as u64,
                 name: name.to_string(),
             }
@@ -219,6 +259,28 @@ impl admin_server::Admin for AdminService {
         let v1::ExplainRequest { tool, secret } = request.get_ref();
         let Explanation { allowed, verdict, origin, run_as, missing } = self.host.explain(tool, secret);
         Ok(Response::new(v1::ExplainResponse { allowed, verdict, origin, run_as, missing }))
+    }
+
+    async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Result<Response<v1::RefreshResponse>, Status> {
+        self.operator(&request)?;
+        let names = request.into_inner().secrets;
+        let secrets: Result<Vec<SecretName>, _> = names.iter().map(|name| name.parse()).collect();
+        let secrets = secrets.map_err(|bad| Status::invalid_argument(bad.to_string()))?;
+        let listing = self.broker.store().listing();
+        if let Some(unknown) = secrets.iter().find(|secret| !listing.contains_key(*secret)) {
+            return Err(Status::not_found(format!("{unknown} is no secret that a tool may have; `valetkey secrets` lists them")));
+        }
+        let refreshed = self.host.refresh((!secrets.is_empty()).then_some(secrets)).await;
+        let Some(Refreshed { changed, failed }) = refreshed else {
+            return Err(Status::unavailable(
+                "nothing has been loaded yet; `valetkey status` names the source that is waited for",
+            ));
+        };
+        let failed = failed.into_iter();
+        Ok(Response::new(v1::RefreshResponse {
+            changed: changed.iter().map(ToString::to_string).collect(),
+            failed: failed.map(|(secret, e)| v1::RefreshFailure { secret: secret.to_string(), problem: e.to_string() }).collect(),
+        }))
     }
 
     async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {

@@ -26,11 +26,20 @@ impl Default for Health {
 }
 
 impl Health {
-    pub async fn serving(&self, serving: bool) {
+    /// Tools, and the daemon as a whole.
+    pub async fn tools(&self, serving: bool) {
+        self.set(&["", super::tools::NAME], serving).await;
+    }
+
+    /// Operators.
+    pub async fn admin(&self, serving: bool) {
+        self.set(&[super::admin::NAME], serving).await;
+    }
+
+    async fn set(&self, services: &[&str], serving: bool) {
         use tonic_health::ServingStatus::{NotServing, Serving};
-        let status = if serving { Serving } else { NotServing };
-        for service in ["", super::tools::NAME, super::admin::NAME] {
-            self.0.set_service_status(service, status).await;
+        for service in services {
+            self.0.set_service_status(*service, if serving { Serving } else { NotServing }).await;
         }
     }
 }

@@ -23,6 +23,7 @@ pub fn reason(reason: Reason) -> v1::Reason {
         Reason::SessionNotOpen => v1::Reason::SessionNotOpen,
         Reason::BadRequest => v1::Reason::BadRequest,
         Reason::ShuttingDown => v1::Reason::ShuttingDown,
+        Reason::NotReady => v1::Reason::NotReady,
     }
 }
 
@@ -30,7 +31,7 @@ fn code(reason: Reason) -> Code {
     match reason {
         Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope => Code::PermissionDenied,
         Reason::PeerChanged => Code::Unauthenticated,
-        Reason::SecretUnavailable | Reason::ShuttingDown => Code::Unavailable,
+        Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady => Code::Unavailable,
         Reason::LimitReached => Code::ResourceExhausted,
         Reason::SessionNotOpen => Code::FailedPrecondition,
         Reason::BadRequest => Code::InvalidArgument,

@@ -1,5 +1,3 @@
-use std::time::SystemTime;
-
 use super::*;
 use crate::{
     limits::Limits,
@@ -7,7 +5,7 @@ use crate::{
     proto::v1::{GetSecretsResponse, SessionResponse, session_response::Response},
     secret::SecretValue,
     source::Fetched,
-    store,
+    store::{self, Confirmed, Stamp},
 };
 
 /// A hand-out, the only way there is one: loaded, granted, read.
@@ -15,7 +13,7 @@ fn handout(value: &[u8]) -> Handout {
     let (keeper, store) = store::new(crate::redact::Redactor::new().unwrap());
     let secret: crate::name::SecretName = "stripe/api-key".parse().unwrap();
     let fetched = Fetched { value: SecretValue::copy_from(value).unwrap(), version: 7.into(), check_within: None };
-    keeper.put(secret.clone(), "prod".parse().unwrap(), fetched, SystemTime::now());
+    keeper.put(secret.clone(), "prod".parse().unwrap(), fetched, Confirmed { at: Stamp::now(), max_stale: None });
     let origin = Origin { file: std::path::Path::new("t.toml").into(), line: 1 };
     let rule = Rule { delivery: Delivery::Rpc, origin: origin.clone() };
     let tool = ToolPolicy {

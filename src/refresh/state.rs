@@ -1,0 +1,59 @@
+//! What is known of each source: for operators, and for nobody's decisions.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use crate::{
+    name::{SecretName, SourceName},
+    source::SourceError,
+};
+
+/// Every source's state, shared by loads, checks and those who look.
+#[derive(Debug, Clone, Default)]
+pub struct States(Arc<Mutex<BTreeMap<SourceName, SourceState>>>);
+
+/// How it goes with one source.
+#[derive(Debug, Clone, Default)]
+pub struct SourceState {
+    /// The last call that it answered.
+    pub last_good: Option<SystemTime>,
+    /// Since when it cannot be reached, and what was said last. `None`: it can, as far as anybody knows.
+    pub outage: Option<(SystemTime, SourceError)>,
+    /// Secrets that it does not give, and why.
+    pub refused: BTreeMap<SecretName, SourceError>,
+    /// When each secret will be checked.
+    pub next_checks: BTreeMap<SecretName, SystemTime>,
+}
+
+impl States {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SourceName, SourceState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, source: &SourceName) -> SourceState {
+        self.lock().get(source).cloned().unwrap_or_default()
+    }
+
+    /// When it will be checked next.
+    pub fn next_check(&self, source: &SourceName, secret: &SecretName) -> Option<SystemTime> {
+        self.lock().get(source)?.next_checks.get(secret).copied()
+    }
+
+    /// What the source said against a secret at the last check.
+    pub fn problem(&self, source: &SourceName, secret: &SecretName) -> Option<SourceError> {
+        let states = self.lock();
+        let state = states.get(source)?;
+        state.refused.get(secret).or(state.outage.as_ref().map(|(_, error)| error)).cloned()
+    }
+
+    pub(super) fn change<R>(&self, source: &SourceName, change: impl FnOnce(&mut SourceState) -> R) -> R {
+        change(self.lock().entry(source.clone()).or_default())
+    }
+
+    pub(super) fn retain(&self, wanted: impl Fn(&SourceName) -> bool) {
+        self.lock().retain(|source, _| wanted(source));
+    }
+}

@@ -1,0 +1,372 @@
+//! After the first load: one task for each source, which checks its secrets by the schedule, and at once when it is asked to.
+//!
+//! Each task does one thing at a time. So there is never more than one check of a source under way, whoever asks for it: those who
+//! ask while one runs wait together for the next.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+use tracing::{info, warn};
+
+use super::{
+    Plan, Planned, States, commit,
+    schedule::{Schedule, Went},
+};
+use crate::{
+    name::{SecretName, SourceName},
+    source::{Cause, Checked, Fetched, Known, SourceError, Wanted},
+    store::{Absent, Keeper, Moment, Stamp},
+};
+
+/// How often stale values are looked for. A stale one is refused from its first moment on; this is about wiping it, and about telling
+/// those who hold it.
+const SWEEP: Duration = Duration::from_secs(1);
+/// How often the schedule is looked at though nothing is due: the host may have slept.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// The tasks that keep the store fresh. They end when it is dropped.
+pub struct Upkeep {
+    keepers: BTreeMap<SourceName, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
+    secrets: HashMap<SecretName, SourceName>,
+    sweep: JoinHandle<()>,
+}
+
+/// What came of a refresh that somebody asked for.
+#[derive(Debug, Default)]
+pub struct Refreshed {
+    /// Secrets that have another value now, or none any more.
+    pub changed: BTreeSet<SecretName>,
+    /// What could not be found out, or is refused.
+    pub failed: BTreeMap<SecretName, SourceError>,
+}
+
+/// Check these now, or all that this source has, and say how it went.
+struct Order {
+    secrets: Option<BTreeSet<SecretName>>,
+    answer: oneshot::Sender<Arc<Refreshed>>,
+}
+
+impl Upkeep {
+    /// Starts the tasks on the current runtime.
+    pub fn start(plan: &Plan, keeper: &Arc<Keeper>, states: &States) -> Self {
+        let secrets = plan
+            .sources
+            .iter()
+            .flat_map(|(name, planned)| planned.wanted.iter().map(move |wanted| (wanted.secret.clone(), name.clone())));
+        let start = |(name, planned): (&SourceName, &Planned)| {
+            let (orders, ordered) = mpsc::unbounded_channel();
+            let plan = Plan { sources: BTreeMap::from([(name.clone(), planned.clone())]), ..plan.clone() };
+            let one = One::new(name.clone(), planned.clone(), plan, keeper.clone(), states.clone());
+            (name.clone(), (orders, tokio::spawn(one.run(ordered))))
+        };
+        let changing = plan.sources.iter().filter(|(_, planned)| planned.source.changes());
+        Self { keepers: changing.map(start).collect(), secrets: secrets.collect(), sweep: tokio::spawn(sweep(keeper.clone())) }
+    }
+
+    /// Stops every task and waits until none runs any more: nothing is put into the store after that.
+    pub async fn stop(mut self) {
+        self.abort();
+        for (_, (_, task)) in std::mem::take(&mut self.keepers) {
+            let _ = task.await;
+        }
+    }
+
+    fn abort(&self) {
+        self.sweep.abort();
+        self.keepers.values().for_each(|(_, task)| task.abort());
+    }
+
+    /// Asks for these secrets to be checked now, or for all. The answer is ready when they have been.
+    pub fn refresh(&self, secrets: Option<&[SecretName]>) -> impl Future<Output = Refreshed> + use<> {
+        let mut wanted: BTreeMap<&SourceName, BTreeSet<SecretName>> = BTreeMap::new();
+        for secret in secrets.unwrap_or_default() {
+            if let Some(source) = self.secrets.get(secret) {
+                wanted.entry(source).or_default().insert(secret.clone());
+            }
+        }
+        let mut answers = Vec::new();
+        for (name, (orders, _)) in &self.keepers {
+            let secrets = match secrets {
+                None => None,
+                Some(_) if wanted.contains_key(name) => wanted.remove(name),
+                Some(_) => continue,
+            };
+            let (answer, answered) = oneshot::channel();
+            let _ = orders.send(Order { secrets, answer });
+            answers.push(answered);
+        }
+        async move {
+            let mut all = Refreshed::default();
+            // Who does not answer was stopped by a reload, which reads everything anyway.
+            for refreshed in futures_util::future::join_all(answers).await.into_iter().flatten() {
+                all.changed.extend(refreshed.changed.iter().cloned());
+                all.failed.extend(refreshed.failed.iter().map(|(secret, error)| (secret.clone(), error.clone())));
+            }
+            all
+        }
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+async fn sweep(keeper: Arc<Keeper>) {
+    let mut every = tokio::time::interval(SWEEP);
+    loop {
+        every.tick().await;
+        for secret in keeper.drop_stale(Moment::now()) {
+            warn!(%secret, "withdrawn: {}", Absent::Stale);
+        }
+    }
+}
+
+/// The upkeep of one source.
+struct One {
+    name: SourceName,
+    planned: Planned,
+    /// Of this source alone.
+    plan: Plan,
+    groups: Vec<Vec<Wanted>>,
+    schedule: Schedule,
+    began: Instant,
+    keeper: Arc<Keeper>,
+    states: States,
+}
+
+/// What a check found out, by secret.
+type Found = HashMap<SecretName, Result<Checked, SourceError>>;
+
+impl One {
+    fn new(name: SourceName, planned: Planned, plan: Plan, keeper: Arc<Keeper>, states: States) -> Self {
+        let mut wanted = planned.wanted.clone();
+        // Those that one call can tell of stand together.
+        wanted.sort_by(|a, b| (&a.path, &a.stage).cmp(&(&b.path, &b.stage)));
+        let groups: Vec<_> = wanted.chunks(planned.source.check_size().max(1)).map(<[_]>::to_vec).collect();
+        let every = planned.refresh_every.unwrap_or(Duration::MAX / 4);
+        let mut schedule = Schedule::new(groups.len(), every, chance());
+        if states.get(&name).outage.is_some() {
+            schedule.begin_in_outage();
+        }
+        Self { name, planned, plan, groups, schedule, began: Instant::now(), keeper, states }
+    }
+
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let source = self.planned.source.clone();
+        let checks = async {
+            self.tell_when();
+            let (mut looked, mut moment) = (Instant::now(), Moment::now());
+            loop {
+                let next = self.schedule.next().map(|(group, due)| (group, self.began + due));
+                let wake = next.map_or(looked + LOOK, |(_, due)| due.min(Instant::now() + LOOK));
+                let order = tokio::select! {
+                    biased;
+                    order = orders.recv() => order,
+                    () = tokio::time::sleep_until(wake) => None,
+                };
+                // Nobody can ask any more: so nobody keeps this.
+                if order.is_none() && orders.is_closed() {
+                    return;
+                }
+                let slept = Moment::now().since(moment).saturating_sub(looked.elapsed());
+                (looked, moment) = (Instant::now(), Moment::now());
+                if slept > LOOK {
+                    info!(source = %self.name, seconds = slept.as_secs(), "the host has slept: everything is checked");
+                    self.schedule.all_due(self.began.elapsed());
+                }
+                if let Some(order) = order {
+                    self.serve(order, &mut orders).await;
+                } else if let Some((group, due)) = next
+                    && due <= Instant::now()
+                {
+                    self.check(group).await;
+                }
+                self.tell_when();
+            }
+        };
+        // Two futures of one task: the login lives and ends with the checks.
+        tokio::select! {
+            () = checks => {}
+            () = source.keep() => {}
+        }
+    }
+
+    /// One round of checks for all who wait for one.
+    async fn serve(&mut self, first: Order, orders: &mut mpsc::UnboundedReceiver<Order>) {
+        let mut waiting = vec![first];
+        while let Ok(order) = orders.try_recv() {
+            waiting.push(order);
+        }
+        let all = waiting.iter().any(|order| order.secrets.is_none());
+        let asked = |wanted: &Wanted| {
+            all || waiting.iter().any(|order| order.secrets.as_ref().is_some_and(|secrets| secrets.contains(&wanted.secret)))
+        };
+        let groups: Vec<_> = (0..self.groups.len()).filter(|group| self.groups[*group].iter().any(asked)).collect();
+        let mut refreshed = Refreshed::default();
+        for group in groups {
+            let (changed, failed) = self.check(group).await;
+            refreshed.changed.extend(changed);
+            refreshed.failed.extend(failed);
+        }
+        let refreshed = Arc::new(refreshed);
+        waiting.into_iter().for_each(|order| drop(order.answer.send(refreshed.clone())));
+    }
+
+    /// Checks a group, and takes in what it finds. Says what changed and what failed.
+    async fn check(&mut self, group: usize) -> (Vec<SecretName>, Vec<(SecretName, SourceError)>) {
+        let began = Stamp::now();
+        let (known, mut found) = self.look(group).await;
+        let went = went(&found);
+        self.schedule.checked(group, went, self.began.elapsed(), chance());
+        let mut failed = Vec::new();
+        let mut news = Vec::new();
+        for (secret, result) in found.drain() {
+            match result {
+                Ok(Checked::Same { .. }) => {
+                    if let Some(known) = known.iter().find(|known| known.wanted.secret == secret) {
+                        self.keeper.confirm(&secret, &known.version, self.planned.confirmed(&secret, began));
+                    }
+                }
+                Ok(Checked::Read(fetched)) => news.push((secret, self.name.clone(), Ok(fetched))),
+                Err(error) => {
+                    failed.push((secret.clone(), error.clone()));
+                    news.push((secret, self.name.clone(), Err::<Fetched, _>(error)));
+                }
+            }
+        }
+        let changed = commit(news, &self.plan, began, &self.keeper);
+        self.tell(group, began, went, &changed, &failed);
+        (changed, failed)
+    }
+
+    /// Asks the source about a group: of what is held, whether it is current; of what is not, whether it can be had now. What was held,
+    /// and what was found.
+    async fn look(&self, group: usize) -> (Vec<Known>, Found) {
+        let (mut known, mut missing) = (Vec::new(), Vec::new());
+        for wanted in &self.groups[group] {
+            match self.keeper.version(&wanted.secret) {
+                Ok(version) => known.push(Known { wanted: wanted.clone(), version }),
+                // It stays so until a reload.
+                Err(Absent::Revoked) => {}
+                Err(_) => missing.push(wanted.clone()),
+            }
+        }
+        let (checks, mut checked) = mpsc::unbounded_channel();
+        let (fetches, mut fetched) = mpsc::unbounded_channel();
+        let source = &self.planned.source;
+        let work = async {
+            if !known.is_empty() {
+                source.check(&known, checks).await;
+            }
+            if !missing.is_empty() {
+                source.fetch(&missing, fetches).await;
+            }
+        };
+        let _ = tokio::time::timeout(self.plan.timeout, work).await;
+        let mut found = Found::new();
+        while let Ok((secret, result)) = checked.try_recv() {
+            found.insert(secret, result);
+        }
+        while let Ok((secret, result)) = fetched.try_recv() {
+            found.insert(secret, result.map(Checked::Read));
+        }
+        let silent = || SourceError::new(Cause::Unreachable, format!("no answer within {} s", self.plan.timeout.as_secs()));
+        for wanted in known.iter().map(|known| &known.wanted).chain(&missing) {
+            found.entry(wanted.secret.clone()).or_insert_with(|| Err(silent()));
+        }
+        (known, found)
+    }
+
+    /// Puts what happened on the record, once: an outage when it begins and ends, a refusal when it is new.
+    fn tell(&self, group: usize, began: Stamp, went: Went, changed: &[SecretName], failed: &[(SecretName, SourceError)]) {
+        let source = &self.name;
+        for secret in changed {
+            if let Ok(version) = self.keeper.version(secret) {
+                info!(%source, %secret, %version, "new value");
+            }
+        }
+        let silent = failed.iter().find(|(_, error)| !error.cause.is_final()).map(|(_, error)| error);
+        self.states.change(source, |state| {
+            for wanted in &self.groups[group] {
+                let secret = &wanted.secret;
+                match failed.iter().find(|(failed, _)| failed == secret) {
+                    Some((_, error)) if error.cause.is_final() => {
+                        if state.refused.insert(secret.clone(), error.clone()).is_none() {
+                            warn!(%source, %secret, "its source does not give it: {error}");
+                        }
+                    }
+                    Some(_) => {}
+                    None => _ = state.refused.remove(secret),
+                }
+            }
+            match (went, silent) {
+                (Went::Unreachable { .. }, Some(error)) => {
+                    if state.outage.is_none() {
+                        warn!(%source, "cannot be reached, last good values are handed out for as long as max-stale allows: {error}");
+                    }
+                    let since = state.outage.take().map_or(began.date, |(since, _)| since);
+                    state.outage = Some((since, error.clone()));
+                }
+                _ => {
+                    if let Some((since, _)) = state.outage.take() {
+                        let seconds = since.elapsed().unwrap_or_default().as_secs();
+                        info!(%source, seconds, "can be reached again");
+                    }
+                    state.last_good = Some(began.date);
+                }
+            }
+        });
+    }
+
+    fn tell_when(&self) {
+        let (now, date) = (self.began.elapsed(), SystemTime::now());
+        self.states.change(&self.name, |state| {
+            for (group, wanted) in self.groups.iter().enumerate() {
+                let Some(due) = self.schedule.due(group) else { continue };
+                let due = date + due.saturating_sub(now);
+                if state.next_checks.get(&wanted[0].secret).is_some_and(|told| is_about(*told, due)) {
+                    continue;
+                }
+                wanted.iter().for_each(|wanted| _ = state.next_checks.insert(wanted.secret.clone(), due));
+            }
+        });
+    }
+}
+
+/// Two ways to reckon the same time.
+fn is_about(a: SystemTime, b: SystemTime) -> bool {
+    a.duration_since(b).or_else(|early| Ok::<_, ()>(early.duration())).is_ok_and(|apart| apart < Duration::from_millis(500))
+}
+
+fn went(found: &Found) -> Went {
+    let silent: Vec<_> = found.values().filter_map(|result| result.as_ref().err()).filter(|e| !e.cause.is_final()).collect();
+    let retry_after = silent.iter().filter_map(|error| error.retry_after).max();
+    let within = found.values().filter_map(|result| match result.as_ref().ok()? {
+        Checked::Same { check_within } => *check_within,
+        Checked::Read(fetched) => fetched.check_within,
+    });
+    match silent.len() {
+        0 => Went::Well { within: within.min() },
+        all if all == found.len() => Went::Unreachable { retry_after },
+        _ => Went::InPart { retry_after },
+    }
+}
+
+/// A number from 0 to 1. Where there is none to be had, jitter is not worth failing for.
+fn chance() -> f64 {
+    let mut bytes = [0; 4];
+    match aws_lc_rs::rand::fill(&mut bytes) {
+        Ok(()) => f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX),
+        Err(_) => 0.5,
+    }
+}
