@@ -402,7 +402,7 @@ mod tests {
         let serial = store.version("it");
         assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(109))), []);
         assert_eq!(store.version("it"), serial, "a confirmation is no change");
-        assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(112))), [secret.clone()]);
+        assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(112))), std::slice::from_ref(&secret));
         assert_eq!(keeper.version(&secret), Err(Absent::Stale));
         keeper.confirm(&secret, &version(1), confirmed(later));
         assert_eq!(keeper.version(&secret), Err(Absent::Stale), "a value that is gone does not come back by a word");

@@ -12,7 +12,7 @@ pub struct Moment(i64);
 impl Moment {
     pub fn now() -> Self {
         let now = clock_gettime(ClockId::Boottime);
-        Self(now.tv_sec * 1000 + i64::from(now.tv_nsec) / 1_000_000)
+        Self(now.tv_sec * 1000 + now.tv_nsec / 1_000_000)
     }
 
     /// Far enough away, it is the end of time.
