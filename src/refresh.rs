@@ -48,6 +48,12 @@ pub struct Planned {
 }
 
 impl Planned {
+    /// Is this secret the same one there, read from the same place by the same source?
+    fn has_same(&self, other: &Self, secret: &SecretName) -> bool {
+        let find = |planned: &Self| planned.wanted.iter().find(|wanted| wanted.secret == *secret).cloned();
+        Arc::ptr_eq(&self.source, &other.source) && find(self).is_some_and(|wanted| find(other) == Some(wanted))
+    }
+
     fn confirmed(&self, secret: &SecretName, at: Stamp) -> Confirmed {
         Confirmed { at, max_stale: self.max_stale.get(secret).copied() }
     }
@@ -60,6 +66,8 @@ pub struct Failure {
     pub source: SourceName,
     pub error: SourceError,
     pub required: bool,
+    /// Its source said nothing of it, and the value from before stands: it is still what is wanted, and not yet stale.
+    pub held: bool,
 }
 
 impl fmt::Display for Failure {
@@ -83,9 +91,19 @@ impl Staged {
         &self.failures
     }
 
-    /// Is any of it required?
+    /// Lets last good values stand for what an unreachable source could not give: policy can be changed during an outage. But not
+    /// where configuration wants something else under that name than it did `before`.
+    pub fn hold_over(&mut self, plan: &Plan, before: &Plan, keeper: &Keeper) {
+        for failure in self.failures.iter_mut().filter(|failure| !failure.error.cause.is_final()) {
+            let (now, before) = (plan.sources.get(&failure.source), before.sources.get(&failure.source));
+            let same = now.zip(before).is_some_and(|(now, before)| now.has_same(before, &failure.secret));
+            failure.held = same && keeper.has_value(&failure.secret);
+        }
+    }
+
+    /// Is any of it required, and not held from before?
     pub fn lacks_required(&self) -> bool {
-        self.failures.iter().any(|failure| failure.required)
+        self.failures.iter().any(|failure| failure.required && !failure.held)
     }
 
     /// Could everything required that is missing still be had by trying again?
@@ -93,12 +111,13 @@ impl Staged {
         self.failures.iter().filter(|failure| failure.required).all(|failure| !failure.error.cause.is_final())
     }
 
-    /// Puts what came into the store and drops what the sources refuse to give. An optional secret of which its source said nothing
-    /// keeps the value it has. Says which secrets changed.
+    /// Puts what came into the store and drops what the sources did not give, unless it is [held over](Self::hold_over). Says which
+    /// secrets changed.
     pub fn commit(self, plan: &Plan, keeper: &Keeper, states: &States) -> Vec<SecretName> {
         self.tell(plan, states);
         keeper.forgive();
-        let found = self.failures.into_iter().map(|failure| (failure.secret, failure.source, Err(failure.error)));
+        let failures = self.failures.into_iter().filter(|failure| !failure.held);
+        let found = failures.map(|failure| (failure.secret, failure.source, Err(failure.error)));
         let found = found.chain(self.good.into_iter().map(|(secret, source, fetched)| (secret, source, Ok(fetched))));
         commit(found.collect(), plan, self.began, keeper)
     }
@@ -126,7 +145,7 @@ impl Staged {
     }
 }
 
-/// Takes what was found out into the store, as of `began`, and says what changed. What is not final changes nothing.
+/// Takes what was found out into the store, as of `began`, and says what changed.
 fn commit(
     found: Vec<(SecretName, SourceName, Result<Fetched, SourceError>)>,
     plan: &Plan,
@@ -144,10 +163,7 @@ fn commit(
                 let max_stale = plan.sources.get(&source).and_then(|planned| planned.max_stale.get(&secret).copied());
                 keeper.put(secret.clone(), source, fetched, Confirmed { at: began, max_stale })
             }
-            Err(error) if error.cause.is_final() || !keeper.has_value(&secret) => {
-                keeper.drop_value(&secret, &source, Absent::AtSource(error))
-            }
-            Err(_) => Change::None,
+            Err(error) => keeper.drop_value(&secret, &source, Absent::AtSource(error)),
         };
         if change != Change::None {
             changed.push(secret);
@@ -178,7 +194,7 @@ pub async fn load(plan: &Plan) -> Staged {
             Ok(fetched) => staged.good.push((secret, source, fetched)),
             Err(error) => {
                 let required = plan.required.contains(&secret);
-                staged.failures.push(Failure { secret, source, error, required });
+                staged.failures.push(Failure { secret, source, error, required, held: false });
             }
         }
         let done = staged.good.len() + staged.failures.len();

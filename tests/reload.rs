@@ -4,6 +4,10 @@
 mod daemon;
 #[path = "support/raw.rs"]
 mod raw;
+#[path = "support/servers.rs"]
+mod servers;
+#[path = "support/stores.rs"]
+mod stores;
 
 use std::{
     sync::{
@@ -15,12 +19,11 @@ use std::{
 
 use daemon::{Host, eventually};
 use raw::{Raw, get_unary, open_unary, reason};
+use stores::UNLIMITED;
 use valetkey::{
     client::{Error, Retry},
     proto::v1::{session_response::Response, *},
 };
-
-const UNLIMITED: &str = "limits = { per-minute = 100000000, concurrent = 1000, per-session = 1000000000 }\n";
 
 /// A host with two secrets and a tool that may have these of them.
 fn host(may: &[&str]) -> Host {
@@ -150,6 +153,38 @@ async fn a_required_secret_that_cannot_be_had_leaves_everything_as_it_was() {
     assert_eq!(raw.secret(1, "a/key").await.value, b"value-of-a-key-1");
     assert_eq!(raw.secret(2, "b/key").await.value, b"value-of-b-key-1");
     assert_eq!(status(&host)["secrets"], 2);
+}
+
+/// Policy can be changed while a source is down, as long as nothing is wanted of it that is not held.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_in_an_outage_keeps_last_good_values_of_the_same_place() {
+    let host = Host::new();
+    let bao = servers::start_openbao();
+    stores::vault_put(&bao, "outage/a", r#"{"value":"value-of-a"}"#);
+    stores::vault_put(&bao, "outage/b", r#"{"value":"value-of-b"}"#);
+    let port = bao.port;
+    let configure = |path: &str, may: &[&str]| {
+        let secrets = stores::secret("a/key", "vault", &format!("path = \"{path}\""))
+            + &stores::secret("b/key", "vault", "path = \"outage/b\"");
+        let source = stores::vault_as_root(&host, port);
+        host.configure("load-timeout = \"2s\"", &format!("{source}{secrets}{}{UNLIMITED}", Host::tool("it", 0, may)));
+    };
+    configure("outage/a", &["a/key", "b/key"]);
+    let _daemon = host.start();
+    let mut kept = Raw::open(&mut raw::broker(&host.tools_socket()).await, "it", &["a/key"]).await.unwrap();
+    let mut lost = Raw::open(&mut raw::broker(&host.tools_socket()).await, "it", &["b/key"]).await.unwrap();
+    drop(bao);
+    configure("outage/a", &["a/key"]);
+    let (code, said) = reload(&host);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(revoked(&mut lost).await, (Reason::ScopeNotAllowed, String::new()));
+    assert_eq!(kept.secret(1, "a/key").await.value, b"value-of-a");
+    assert!(host.log().contains("the last good value stands"), "{}", host.log());
+    // The value of another place is not what is asked for.
+    configure("outage/other", &["a/key"]);
+    let (code, said) = reload(&host);
+    assert!(code == 1 && said.contains("a/key") && said.contains("unreachable"), "{said}");
+    assert_eq!(kept.secret(2, "a/key").await.value, b"value-of-a");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -172,16 +172,20 @@ impl Operations {
         let plan = assemble::plan(&config, &sources);
         // What a check has read before the load must not be put over what the load reads.
         let was_loaded = self.stop_upkeep().await;
-        let staged = refresh::load(&plan).await;
+        let mut staged = refresh::load(&plan).await;
+        staged.hold_over(&plan, &self.plan(), &self.keeper);
         if staged.lacks_required() || !reasons.is_empty() {
-            reasons.extend(staged.failures().iter().map(ToString::to_string));
+            reasons.extend(staged.failures().iter().filter(|failure| !failure.held).map(ToString::to_string));
             if was_loaded {
                 self.start_upkeep(&self.plan());
             }
             self.control.spawn(close(assemble::only_in(&sources, &sources_before)));
             return Err(reasons);
         }
-        staged.failures().iter().for_each(|failure| warn!("not required, and not to be had: {failure}"));
+        for failure in staged.failures() {
+            let what = if failure.held { "the last good value stands" } else { "not required, and not to be had" };
+            warn!("{what}: {failure}");
+        }
 
         let granted = config.policy.granted();
         // The new policy first: a secret that it takes away must not be handed out once more in between.

@@ -286,8 +286,11 @@ impl admin_server::Admin for AdminService {
     async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {
         let operator = self.operator(&request)?;
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "reload asked for");
-        let Reloaded { changes, sessions_ended } =
-            self.host.reload().await.map_err(|reasons| Status::failed_precondition(reasons.join("\n")))?;
+        let host = self.host.clone();
+        // In a task of its own: it is carried through though its caller goes away. Half of one would leave nothing kept fresh.
+        let reloading = tokio::spawn(async move { host.reload().await });
+        let reloaded = reloading.await.map_err(|_| Status::internal("the reload failed inside; the daemon's log says why"))?;
+        let Reloaded { changes, sessions_ended } = reloaded.map_err(|reasons| Status::failed_precondition(reasons.join("\n")))?;
         Ok(Response::new(v1::ReloadResponse { changes, sessions_ended: sessions_ended as u64 }))
     }
 

@@ -240,7 +240,10 @@ impl One {
                 Ok(Checked::Read(fetched)) => news.push((secret, self.name.clone(), Ok(fetched))),
                 Err(error) => {
                     failed.push((secret.clone(), error.clone()));
-                    news.push((secret, self.name.clone(), Err::<Fetched, _>(error)));
+                    // What is not final says nothing of the value that is held.
+                    if error.cause.is_final() || !self.keeper.has_value(&secret) {
+                        news.push((secret, self.name.clone(), Err::<Fetched, _>(error)));
+                    }
                 }
             }
         }
