@@ -30,6 +30,7 @@ mod secrets;
 mod sources;
 mod spelling;
 mod tools;
+mod upstream;
 mod variable;
 
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
@@ -38,6 +39,7 @@ pub use problem::{Problem, Severity};
 pub use read::Key;
 pub use secrets::{Privilege, Reach, SecretSettings};
 pub use sources::{AwsSettings, FileRef, Freshness, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings};
+pub use upstream::{Upstream, upstream_policy, upstream_sources};
 pub use variable::is_reserved_variable;
 
 use file::{Document, read_all};

@@ -169,6 +169,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
             control_plane.block_on(operations.close());
             return Err(reasons);
         }
+        broker.ready();
     }
     let health = Health::default();
     Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, hangup })

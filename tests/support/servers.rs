@@ -74,8 +74,21 @@ pub fn moto() -> &'static Server {
 
 /// An AWS API that enforces IAM policies and signatures after this many calls.
 pub fn start_moto(calls_without_policies: Option<u32>) -> Server {
+    start_moto_of(calls_without_policies, || Command::new(python().join("bin/moto_server")))
+}
+
+/// The same, and it looks at the resources of a policy too: see `moto_iam.py`.
+pub fn start_moto_iam(calls_without_policies: u32) -> Server {
+    start_moto_of(Some(calls_without_policies), || {
+        let mut command = Command::new(python().join("bin/python"));
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/moto_iam.py"));
+        command
+    })
+}
+
+fn start_moto_of(calls_without_policies: Option<u32>, program: impl Fn() -> Command) -> Server {
     let command = |port: u16| {
-        let mut command = Command::new(python().join("bin/moto_server"));
+        let mut command = program();
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         command.envs(calls_without_policies.map(|calls| ("INITIAL_NO_AUTH_ACTION_COUNT", calls.to_string())));
         command
