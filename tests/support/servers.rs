@@ -231,6 +231,25 @@ pub fn listener(answer: &str) -> (u16, Arc<Mutex<Seen>>) {
     })
 }
 
+/// A listener that answers each request as it is told to, and keeps connections open.
+pub fn answering(answer: impl Fn(&[u8]) -> String + Send + Sync + 'static) -> (u16, Arc<Mutex<Seen>>) {
+    listen("127.0.0.1", move |mut client, seen| {
+        while let Some(request) = read_request(&mut client) {
+            let answer = answer(&request);
+            seen.lock().unwrap().bytes.extend(request);
+            if client.write_all(answer.as_bytes()).is_err() {
+                break;
+            }
+        }
+    })
+}
+
+/// An answer of an API that speaks JSON. More headers can follow the status on lines of their own.
+pub fn json(status: &str, body: &str) -> String {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {}", body.len());
+    format!("{head}\r\n\r\n{body}")
+}
+
 /// A listener that hands everything on to a server on this host, and remembers it.
 pub fn proxy(upstream: u16) -> (u16, Arc<Mutex<Seen>>) {
     proxy_at("127.0.0.1", upstream)

@@ -1,0 +1,258 @@
+//! How the sources of AWS log in, against moto, which keeps accounts apart by the role that was taken.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, SystemTime},
+};
+
+use aws_sdk_secretsmanager::{
+    Client,
+    config::{BehaviorVersion, Credentials, Region},
+};
+use valetkey::source::{
+    aws::{Role, Settings},
+    aws_secrets_manager::AwsSecretsManager,
+};
+
+use super::{
+    aws::{Fixture, create, settings, user},
+    *,
+};
+use crate::servers::Server;
+
+fn source(port: u16, change: impl FnOnce(&mut Settings)) -> Fixture<AwsSecretsManager> {
+    Fixture::new(port, "AKIAMARKER", "marker-secret-key", |mut settings| {
+        change(&mut settings);
+        AwsSecretsManager::new(settings).unwrap()
+    })
+}
+
+fn role(account: &str, sts: u16) -> Option<Role> {
+    let arn = format!("arn:aws:iam::{account}:role/valetkey");
+    Some(Role { arn, external_id: Some("of-example-com".into()), sts_endpoint: Some(format!("http://127.0.0.1:{sts}")) })
+}
+
+/// The owner of another account.
+async fn owner_of(server: &Server, account: &str) -> Client {
+    let body = format!(
+        "Action=AssumeRole&Version=2011-06-15&RoleSessionName=owner&RoleArn=arn:aws:iam::{account}:role/owner&DurationSeconds=900"
+    );
+    let scope = "AWS4-HMAC-SHA256 Credential=AKIAOWNER/20260101/us-east-1/sts/aws4_request, SignedHeaders=host, Signature=0";
+    let headers = [("Authorization", scope), ("Content-Type", "application/x-www-form-urlencoded")];
+    let (status, answer) = servers::http(server.port, "POST", "/", &headers, &body).unwrap();
+    assert_eq!(status, 200, "{answer}");
+    let tag = |tag: &str| answer.split_once(&format!("<{tag}>")).unwrap().1.split_once("</").unwrap().0.to_owned();
+    let credentials = Credentials::new(tag("AccessKeyId"), tag("SecretAccessKey"), Some(tag("SessionToken")), None, "test");
+    let config = aws_sdk_secretsmanager::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"))
+        .credentials_provider(credentials)
+        .endpoint_url(server.url());
+    Client::from_conf(config.build())
+}
+
+#[tokio::test]
+async fn two_accounts_side_by_side() {
+    let moto = servers::moto();
+    create(moto, "login/same", "marker-ours").await;
+    let theirs = owner_of(moto, "222222222222").await;
+    theirs.create_secret().name("login/same").secret_string("marker-theirs").send().await.unwrap();
+
+    let (sts, seen) = servers::proxy(moto.port);
+    let (own, other) = (source(moto.port, |_| {}), source(moto.port, |settings| settings.role = role("222222222222", sts)));
+    for _ in 0..20 {
+        let wanted = [wanted("it", "login/same", None)];
+        let (ours, theirs) = futures_util::join!(fetch(&own.source, &wanted), fetch(&other.source, &wanted));
+        assert_value(&ours["it"], b"marker-ours");
+        assert_value(&theirs["it"], b"marker-theirs");
+    }
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.count("Action=AssumeRole"), 1, "a role is taken once for many fetches");
+    assert_eq!(seen.count("ExternalId=of-example-com"), 1);
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(seen.count(&format!("RoleSessionName=valetkey-{host}")), 1);
+
+    let facts = other.source.login().unwrap();
+    assert_eq!((facts.method, facts.problem), ("role", None));
+    let (expires, renews) = (facts.expires.unwrap(), facts.renews.unwrap());
+    assert!(renews < expires && renews > SystemTime::now(), "{renews:?} {expires:?}");
+    let counts = other.source.calls().unwrap().counts();
+    assert_eq!(counts.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["AssumeRole", "GetSecretValue"]);
+    let facts = own.source.login().unwrap();
+    assert_eq!((facts.method, facts.expires), ("credentials-file", None));
+}
+
+#[tokio::test]
+async fn many_at_once_take_a_role_once() {
+    let moto = servers::moto();
+    let theirs = owner_of(moto, "333333333333").await;
+    theirs.create_secret().name("login/flight").secret_string("marker").send().await.unwrap();
+    let (sts, seen) = servers::proxy(moto.port);
+    let source = source(moto.port, |settings| settings.role = role("333333333333", sts));
+    let all = (0..10).map(|_| fetch_one(&source.source, "login/flight", None));
+    for outcome in futures_util::future::join_all(all).await {
+        assert_value(&outcome, b"marker");
+    }
+    assert_eq!(seen.lock().unwrap().count("Action=AssumeRole"), 1);
+    servers::wait_until("the connections to STS to be closed", || seen.lock().unwrap().open == 0).await;
+}
+
+fn sts_answer(left: Duration) -> String {
+    let expires: aws_sdk_secretsmanager::primitives::DateTime = (SystemTime::now() + left).into();
+    let expires = expires.fmt(aws_sdk_secretsmanager::primitives::DateTimeFormat::DateTime).unwrap();
+    let body = format!(
+        "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
+         <AccessKeyId>ASIAMARKER</AccessKeyId><SecretAccessKey>marker</SecretAccessKey><SessionToken>marker</SessionToken>\
+         <Expiration>{expires}</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
+    );
+    format!("HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+#[tokio::test]
+async fn what_runs_out_is_replaced_before() {
+    let moto = servers::moto();
+    create(moto, "login/short", "marker").await;
+    for (left, taken) in [(3600, 1), (0, 3)] {
+        let (sts, seen) = servers::listener(&sts_answer(Duration::from_secs(left)));
+        let source = source(moto.port, |settings| settings.role = role("123456789012", sts));
+        fetch_one(&source.source, "none", None).await.unwrap_err();
+        let first = seen.lock().unwrap().count("Action=AssumeRole");
+        for _ in 1..3 {
+            fetch_one(&source.source, "none", None).await.unwrap_err();
+        }
+        let all = seen.lock().unwrap().count("Action=AssumeRole");
+        assert!(all == taken * first, "{left} s: {first} at first, {all} in all");
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_is_not_given() {
+    let answer = |status: &str, body: &str| {
+        servers::listener(&format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+    };
+    let denied = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
+                  <Code>AccessDenied</Code><Message>marker</Message></Error><RequestId>r-1</RequestId></ErrorResponse>";
+    let all = [wanted("a", "a", None), wanted("b", "b", None)];
+    for (status, body, cause, words) in [
+        ("403 Forbidden", denied, Cause::Refused, "sts:AssumeRole"),
+        ("403 Forbidden", "<html>marker", Cause::BadAnswer, "AWS STS"),
+        ("503 Oops", "marker", Cause::Unreachable, "AWS STS"),
+    ] {
+        let (sts, _) = answer(status, body);
+        let (api, called) = servers::listener("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        let source = source(api, |settings| settings.role = role("123456789012", sts));
+        for outcome in fetch(&source.source, &all).await.into_values() {
+            assert_failed(outcome, cause, words);
+        }
+        assert_eq!(called.lock().unwrap().connections, 0, "nothing is asked without credentials");
+        let facts = source.source.login().unwrap();
+        assert_eq!((facts.problem.map(|problem| problem.cause), facts.expires), (Some(cause), None));
+    }
+}
+
+#[tokio::test]
+async fn keys_that_are_replaced_are_picked_up() {
+    let moto = servers::start_moto(Some(4));
+    create(&moto, "login/keys", "marker").await;
+    let (key, secret_key) = user(&moto, "reader", r#""secretsmanager:*""#);
+    let (port, seen) = servers::proxy(moto.port);
+    let reads = || seen.lock().unwrap().count("secretsmanager.GetSecretValue\r\n");
+    let source = source(port, |_| {});
+
+    // The same keys are no fresh ones: the refusal stands at once.
+    assert_failed(fetch_one(&source.source, "login/keys", None).await, Cause::Refused, "no longer, valid");
+    assert_eq!(reads(), 1);
+    source.log_in_with(&key, &secret_key);
+    assert_value(&fetch_one(&source.source, "login/keys", None).await, b"marker");
+    assert_eq!(reads(), 2);
+    source.log_in_with(&key, "marker-wrong");
+    assert_failed(fetch_one(&source.source, "login/keys", None).await, Cause::Refused, "secret key is wrong");
+    source.log_in_with(&key, &secret_key);
+    assert_value(&fetch_one(&source.source, "login/keys", None).await, b"marker");
+    assert_eq!(reads(), 4);
+}
+
+/// As when a role's session is revoked: what is kept is good by its date, and AWS does not know it.
+#[tokio::test]
+async fn what_aws_does_not_know_is_replaced_and_the_call_made_again() {
+    let good = r#"{"Name":"a","VersionId":"v","SecretString":"marker"}"#;
+    let moto = servers::moto();
+    for (refusals, outcome) in [(0, true), (1, true), (2, false)] {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let (api, _) = servers::answering(move |_| match counted.fetch_add(1, SeqCst) {
+            n if n < refusals => servers::json("400 Bad Request", r#"{"__type":"ExpiredTokenException","message":"marker"}"#),
+            _ => servers::json("200 OK", good),
+        });
+        let (sts, seen) = servers::proxy(moto.port);
+        let source = source(api, |settings| settings.role = role("444444444444", sts));
+        let found = fetch_one(&source.source, "a", None).await;
+        match outcome {
+            true => assert_value(&found, b"marker"),
+            false => assert_failed(found, Cause::Refused, "no longer, valid"),
+        }
+        assert_eq!(seen.lock().unwrap().count("Action=AssumeRole"), 1 + usize::from(refusals > 0));
+        assert_eq!(asked.load(SeqCst), refusals + usize::from(outcome));
+    }
+}
+
+#[tokio::test]
+async fn another_file_of_the_sdk_is_looked_at_too() {
+    let moto = servers::moto();
+    create(moto, "login/watched", "marker").await;
+    let folder = tempfile::tempdir().unwrap();
+    let watched = folder.path().join("config");
+    let (sts, seen) = servers::proxy(moto.port);
+    let source = source(moto.port, |settings| {
+        settings.watched = vec![watched.clone()];
+        settings.role = role("123456789012", sts);
+    });
+    for (text, taken) in [(None, 1), (Some("[default]\n"), 2), (None, 2), (Some("[default]\nregion = x\n"), 3)] {
+        if let Some(text) = text {
+            std::fs::write(&watched, text).unwrap();
+        }
+        assert_value(&fetch_one(&source.source, "login/watched", None).await, b"marker");
+        assert_eq!(seen.lock().unwrap().count("Action=AssumeRole"), taken);
+    }
+}
+
+/// Fetches and checks at once: the bound is on all of them together.
+#[tokio::test]
+async fn calls_in_flight_stay_within_the_bound() {
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (in_flight, peak) = (now.clone(), most.clone());
+    let (api, seen) = servers::answering(move |_| {
+        peak.fetch_max(in_flight.fetch_add(1, SeqCst) + 1, SeqCst);
+        std::thread::sleep(Duration::from_millis(20));
+        in_flight.fetch_sub(1, SeqCst);
+        servers::json("400 Bad Request", r#"{"__type":"ResourceNotFoundException","message":"marker"}"#)
+    });
+    let source = source(api, |settings| settings.concurrency = 3);
+    let all: Vec<_> =
+        (0..30).map(|i| Wanted { stage: Some("S".into()), ..wanted(&format!("s{i}"), &format!("s{i}"), None) }).collect();
+    let known: Vec<_> = all.iter().map(|wanted| Known { wanted: wanted.clone(), version: 1.into() }).collect();
+    futures_util::join!(fetch(&source.source, &all), check(&source.source, &known), fetch(&source.source, &all));
+    assert_eq!(seen.lock().unwrap().count("secretsmanager.GetSecretValue\r\n"), 90);
+    assert_eq!(most.load(SeqCst), 3);
+    assert_eq!(now.load(SeqCst), 0);
+}
+
+#[tokio::test]
+async fn what_the_source_asks_for_is_passed_on() {
+    let (api, _) = servers::answering(|_| {
+        servers::json("400 Bad Request\r\nRetry-After: 7", r#"{"__type":"ThrottlingException","message":"marker"}"#)
+    });
+    let source = source(api, |_| {});
+    let error = fetch_one(&source.source, "a", None).await.unwrap_err();
+    assert_eq!((error.cause, error.retry_after), (Cause::Unreachable, Some(Duration::from_secs(7))));
+}
+
+#[test]
+fn nothing_of_a_login_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = AwsSecretsManager::new(settings(1, folder.path().join("none"))).unwrap();
+    assert!(!format!("{source:?}").contains("marker"));
+}
