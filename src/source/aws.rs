@@ -92,7 +92,7 @@ impl Account {
         client: fn(&Account, &SdkConfig) -> C,
         one_failure_is_enough: bool,
     ) -> Result<Session<'_, C>, SourceError> {
-        self.login.look().await;
+        self.login.look();
         let kept = self.login.kept(&self.calls).await?;
         Ok(Session {
             account: self,
@@ -136,10 +136,13 @@ impl<C: Clone> Session<'_, C> {
         }
         let (generation, client) = self.current().await?;
         let mut result = self.once(operation, send(&client)).await;
-        if matches!(&result, Err(failure) if failure.scope == Scope::Login)
-            && let Some(client) = self.with_other_credentials(generation).await
-        {
-            result = self.once(operation, send(&client)).await;
+        if matches!(&result, Err(failure) if failure.scope == Scope::Login) {
+            match self.with_other_credentials(generation).await {
+                Ok(Some(client)) => result = self.once(operation, send(&client)).await,
+                Ok(None) => {}
+                // What was refused is out of date, perhaps; nothing is known before there is something newer to show.
+                Err(failure) => result = Err(failure),
+            }
         }
         if let Err(failure) = &result {
             self.end_after(failure);
@@ -173,15 +176,15 @@ impl<C: Clone> Session<'_, C> {
         Ok(client.clone())
     }
 
-    /// A client with credentials that are not these; `None` where there are no others.
-    async fn with_other_credentials(&self, refused: u64) -> Option<C> {
+    /// A client with credentials that are not these; `None` where those that are found are the same.
+    async fn with_other_credentials(&self, refused: u64) -> Result<Option<C>, Failure> {
         let mut replaced = self.replaced.lock().await;
         if !*replaced {
             *replaced = true;
-            self.account.login.forget(refused).await;
+            self.account.login.forget(refused);
         }
-        let (generation, client) = self.current().await.ok()?;
-        (generation != refused).then_some(client)
+        let (generation, client) = self.current().await?;
+        Ok((generation != refused).then_some(client))
     }
 
     fn end_after(&self, failure: &Failure) {

@@ -1,6 +1,6 @@
 //! AWS Secrets Manager, against moto.
 
-use std::path::PathBuf;
+use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
 use aws_sdk_secretsmanager::{
     Client,
@@ -15,7 +15,7 @@ use crate::servers::Server;
 /// A source, and the file with its keys.
 pub struct Fixture<S> {
     pub source: S,
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 impl<S> Fixture<S> {
@@ -31,6 +31,7 @@ impl<S> Fixture<S> {
     pub fn log_in_with(&self, key: &str, secret_key: &str) {
         let text = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret_key}\n");
         std::fs::write(self.folder.path().join("new"), text).unwrap();
+        std::fs::set_permissions(self.folder.path().join("new"), PermissionsExt::from_mode(0o600)).unwrap();
         std::fs::rename(self.folder.path().join("new"), self.folder.path().join("credentials")).unwrap();
     }
 }

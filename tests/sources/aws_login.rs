@@ -1,6 +1,7 @@
 //! How the sources of AWS log in, against moto, which keeps accounts apart by the role that was taken.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -18,7 +19,7 @@ use valetkey::source::{
 };
 
 use super::{
-    aws::{Fixture, create, settings, user},
+    aws::{Fixture, create, user},
     *,
 };
 use crate::servers::Server;
@@ -35,21 +36,25 @@ fn role(account: &str, sts: u16) -> Option<Role> {
     Some(Role { arn, external_id: Some("of-example-com".into()), sts_endpoint: Some(format!("http://127.0.0.1:{sts}")) })
 }
 
-/// The owner of another account.
-async fn owner_of(server: &Server, account: &str) -> Client {
-    let body = format!(
-        "Action=AssumeRole&Version=2011-06-15&RoleSessionName=owner&RoleArn=arn:aws:iam::{account}:role/owner&DurationSeconds=900"
-    );
+/// Takes a role of another account: access key, secret key and session token.
+fn take(server: &Server, account: &str) -> [String; 3] {
+    let arn = format!("arn:aws:iam::{account}:role/owner");
+    let body = format!("Action=AssumeRole&Version=2011-06-15&RoleSessionName=owner&RoleArn={arn}");
     let scope = "AWS4-HMAC-SHA256 Credential=AKIAOWNER/20260101/us-east-1/sts/aws4_request, SignedHeaders=host, Signature=0";
     let headers = [("Authorization", scope), ("Content-Type", "application/x-www-form-urlencoded")];
     let (status, answer) = servers::http(server.port, "POST", "/", &headers, &body).unwrap();
     assert_eq!(status, 200, "{answer}");
-    let tag = |tag: &str| answer.split_once(&format!("<{tag}>")).unwrap().1.split_once("</").unwrap().0.to_owned();
-    let credentials = Credentials::new(tag("AccessKeyId"), tag("SecretAccessKey"), Some(tag("SessionToken")), None, "test");
+    ["AccessKeyId", "SecretAccessKey", "SessionToken"]
+        .map(|tag| answer.split_once(&format!("<{tag}>")).unwrap().1.split_once("</").unwrap().0.to_owned())
+}
+
+/// The owner of another account.
+async fn owner_of(server: &Server, account: &str) -> Client {
+    let [key, secret_key, token] = take(server, account);
     let config = aws_sdk_secretsmanager::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))
-        .credentials_provider(credentials)
+        .credentials_provider(Credentials::new(key, secret_key, Some(token), None, "test"))
         .endpoint_url(server.url());
     Client::from_conf(config.build())
 }
@@ -101,11 +106,15 @@ async fn many_at_once_take_a_role_once() {
 }
 
 fn sts_answer(left: Duration) -> String {
+    sts_answer_with(&["ASIAMARKER", "marker", "marker"].map(String::from), left)
+}
+
+fn sts_answer_with([key, secret_key, token]: &[String; 3], left: Duration) -> String {
     let expires: aws_sdk_secretsmanager::primitives::DateTime = (SystemTime::now() + left).into();
     let expires = expires.fmt(aws_sdk_secretsmanager::primitives::DateTimeFormat::DateTime).unwrap();
     let body = format!(
         "<AssumeRoleResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><AssumeRoleResult><Credentials>\
-         <AccessKeyId>ASIAMARKER</AccessKeyId><SecretAccessKey>marker</SecretAccessKey><SessionToken>marker</SessionToken>\
+         <AccessKeyId>{key}</AccessKeyId><SecretAccessKey>{secret_key}</SecretAccessKey><SessionToken>{token}</SessionToken>\
          <Expiration>{expires}</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"
     );
     format!("HTTP/1.1 200 OK\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n{body}", body.len())
@@ -250,9 +259,58 @@ async fn what_the_source_asks_for_is_passed_on() {
     assert_eq!((error.cause, error.retry_after), (Cause::Unreachable, Some(Duration::from_secs(7))));
 }
 
-#[test]
-fn nothing_of_a_login_is_shown() {
-    let folder = tempfile::tempdir().unwrap();
-    let source = AwsSecretsManager::new(settings(1, folder.path().join("none"))).unwrap();
-    assert!(!format!("{source:?}").contains("marker"));
+#[tokio::test]
+async fn nothing_of_a_login_is_shown() {
+    let moto = servers::moto();
+    let source = source(moto.port, |settings| settings.role = role("555555555555", moto.port));
+    fetch_one(&source.source, "login/none", None).await.unwrap_err();
+    assert!(source.source.login().unwrap().expires.is_some());
+    assert!(!format!("{:?}", source.source).contains("marker"));
+}
+
+/// As when a role's session is revoked while STS cannot be reached: that says nothing of any secret.
+#[tokio::test]
+async fn a_refusal_does_not_stand_while_there_is_nothing_newer_to_show() {
+    let (api, _) =
+        servers::answering(|_| servers::json("400 Bad Request", r#"{"__type":"ExpiredTokenException","message":"marker"}"#));
+    let logins = AtomicUsize::new(0);
+    let good = sts_answer(Duration::from_secs(3600));
+    let (sts, _) = servers::answering(move |_| match logins.fetch_add(1, SeqCst) {
+        0 => good.clone(),
+        _ => "HTTP/1.1 503 Oops\r\nContent-Length: 0\r\n\r\n".into(),
+    });
+    let source = source(api, |settings| settings.role = role("123456789012", sts));
+    assert_failed(fetch_one(&source.source, "a", None).await, Cause::Unreachable, "AWS STS");
+}
+
+/// While new credentials cannot be had, those that are good for a while yet are used.
+#[tokio::test]
+async fn a_login_that_fails_early_does_not_matter_yet() {
+    let moto = servers::moto();
+    let theirs = owner_of(moto, "666666666666").await;
+    theirs.create_secret().name("login/early").secret_string("marker").send().await.unwrap();
+    let taken = take(moto, "666666666666");
+    let (logins, answer) = (Arc::new(AtomicUsize::new(0)), sts_answer_with(&taken, Duration::from_secs(6)));
+    let counted = logins.clone();
+    let (sts, _) = servers::answering(move |_| match counted.fetch_add(1, SeqCst) {
+        0 => answer.clone(),
+        _ => "HTTP/1.1 503 Oops\r\nContent-Length: 0\r\n\r\n".into(),
+    });
+    let source = source(moto.port, |settings| settings.role = role("666666666666", sts));
+    assert_value(&fetch_one(&source.source, "login/early", None).await, b"marker");
+    tokio::time::sleep(Duration::from_millis(3200)).await;
+    let (first, second) =
+        futures_util::join!(fetch_one(&source.source, "login/early", None), fetch_one(&source.source, "login/early", None));
+    // One of the two looked for new ones, which takes a while; the other went on with the old.
+    assert!([first, second].iter().any(Result::is_ok));
+    assert!(logins.load(SeqCst) > 1);
+    assert_eq!(source.source.login().unwrap().problem.unwrap().cause, Cause::Unreachable);
+}
+
+#[tokio::test]
+async fn keys_that_others_can_read_are_not_used() {
+    let moto = servers::moto();
+    let source = source(moto.port, |_| {});
+    std::fs::set_permissions(source.folder.path().join("credentials"), PermissionsExt::from_mode(0o644)).unwrap();
+    assert_failed(fetch_one(&source.source, "a", None).await, Cause::Refused, "chmod 600");
 }

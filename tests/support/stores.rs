@@ -45,6 +45,18 @@ pub async fn aws_put(server: &Server, name: &str, value: &str) {
     }
 }
 
+/// Makes a parameter at the AWS API, or gives it a new version.
+#[cfg(feature = "aws-parameter-store")]
+pub async fn parameter_put(server: &Server, name: &str, value: &str) {
+    let config = aws_sdk_ssm::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"))
+        .credentials_provider(Credentials::new("AKIAOWNER", "owner", None, None, "test"))
+        .endpoint_url(server.url());
+    let call = aws_sdk_ssm::Client::from_conf(config.build()).put_parameter().name(name).value(value).overwrite(true);
+    call.r#type(aws_sdk_ssm::types::ParameterType::SecureString).send().await.unwrap();
+}
+
 /// `[source.aws]` at this port, and the environment in which the daemon finds its keys.
 pub fn aws(host: &Host, port: u16, secret_key: &str) -> (String, Vec<(&'static str, String)>) {
     host.write("aws", &format!("[default]\naws_access_key_id = AKIAVALETKEY\naws_secret_access_key = {secret_key}\n"));

@@ -6,7 +6,7 @@ use std::{
     fs,
     os::unix::fs::MetadataExt,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -27,7 +27,7 @@ use aws_sdk_sts::{
 use aws_smithy_runtime_api::http::Response;
 
 use super::{Api, Role, Settings, timeouts};
-use crate::source::{Calls, Cause, LoginFacts, SourceError};
+use crate::source::{Calls, Cause, LoginFacts, SourceError, key_file};
 
 /// So long before they run out credentials are replaced; half their time where that is less. An instance's role gets its next ones about
 /// then.
@@ -52,14 +52,14 @@ pub(super) struct Login {
     settings: Settings,
     session_name: String,
     partition: RetryPartition,
-    /// Held through a login, so there is one at a time, and those who wait get what it brings.
-    state: tokio::sync::Mutex<State>,
+    kept: Mutex<Option<Kept>>,
+    /// Held through a login, so there is one at a time. Who has nothing else to use waits for what it brings.
+    finding: tokio::sync::Mutex<Finding>,
     facts: Mutex<LoginFacts>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    kept: Option<Kept>,
+struct Finding {
     /// What the files were like before credentials were last looked for.
     files: Vec<Option<FileFacts>>,
     /// The last that were found, and how many there were before them.
@@ -96,7 +96,8 @@ impl Login {
         Self {
             session_name: session_name(&rustix::system::uname().nodename().to_string_lossy()),
             partition: RetryPartition::custom("valetkey-sts").build(),
-            state: tokio::sync::Mutex::default(),
+            kept: Mutex::default(),
+            finding: tokio::sync::Mutex::default(),
             facts: Mutex::new(LoginFacts { method, expires: None, renews: None, problem: None }),
             settings,
         }
@@ -107,53 +108,72 @@ impl Login {
     }
 
     /// Drops the credentials if the files that they come from are no longer what they were.
-    pub async fn look(&self) {
-        let mut state = self.state.lock().await;
-        if state.files != self.files() {
-            state.kept = None;
+    pub fn look(&self) {
+        // A login that is under way has looked at them already, and the next look sees what is changed after that.
+        let Ok(finding) = self.finding.try_lock() else { return };
+        if finding.files != self.files() {
+            *self.lock() = None;
         }
     }
 
     /// Drops the credentials of this generation: AWS does not know them.
-    pub async fn forget(&self, generation: u64) {
-        let mut state = self.state.lock().await;
-        if state.generation == generation {
-            state.kept = None;
-        }
+    pub fn forget(&self, generation: u64) {
+        self.lock().take_if(|kept| kept.generation == generation);
     }
 
-    /// The credentials, found anew where there are none that are good for a while. While new ones cannot be had the old ones are used
-    /// for as long as they last.
+    /// The credentials, found anew where there are none that are good for a while. While new ones are looked for, and when they cannot
+    /// be had, the old ones are used for as long as they last.
     pub async fn kept(&self, calls: &Calls) -> Result<Kept, SourceError> {
-        let mut state = self.state.lock().await;
-        let now = SystemTime::now();
-        if let Some(kept) = state.kept.as_ref().filter(|kept| kept.renews.is_none_or(|renews| now < renews)) {
-            return Ok(kept.clone());
+        if let Some(kept) = self.fresh() {
+            return Ok(kept);
         }
-        state.files = self.files();
-        let operation = if self.settings.role.is_some() { "AssumeRole" } else { "credentials" };
-        let (kept, problem) = match calls.make(operation, self.find()).await {
-            Ok((config, credentials)) => (Some(state.number(config, credentials)), None),
-            Err(error) => {
-                let lasts = |kept: &Kept| !error.cause.is_final() && kept.expires.is_none_or(|expires| now < expires);
-                let old = state.kept.take().filter(lasts);
-                (old.map(|old| Kept { renews: Some(now + PATIENCE), ..old }), Some(error))
-            }
+        let mut finding = match (self.finding.try_lock(), self.lasting()) {
+            (Ok(finding), _) => finding,
+            (Err(_), Some(old)) => return Ok(old),
+            (Err(_), None) => self.finding.lock().await,
         };
-        self.tell(kept.as_ref(), problem.clone());
-        state.kept = kept.clone();
-        match (kept, problem) {
-            (None, Some(problem)) => Err(problem),
-            (None, None) => Err(SourceError::new(Cause::Unreachable, NO_CREDENTIALS)),
-            (Some(kept), _) => Ok(kept),
+        if let Some(kept) = self.fresh() {
+            return Ok(kept);
+        }
+        finding.files = self.files();
+        let operation = if self.settings.role.is_some() { "AssumeRole" } else { "credentials" };
+        match calls.make(operation, self.find()).await {
+            Ok((config, credentials)) => {
+                let kept = finding.number(config, credentials);
+                self.keep(Some(kept.clone()), None);
+                Ok(kept)
+            }
+            Err(error) => {
+                let old = self.lasting().filter(|_| !error.cause.is_final());
+                let old = old.map(|old| Kept { renews: Some(SystemTime::now() + PATIENCE), ..old });
+                self.keep(old.clone(), Some(error.clone()));
+                old.ok_or(error)
+            }
         }
     }
 
-    fn tell(&self, kept: Option<&Kept>, problem: Option<SourceError>) {
+    fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What need not be replaced yet.
+    fn fresh(&self) -> Option<Kept> {
+        let now = SystemTime::now();
+        self.lock().clone().filter(|kept| kept.renews.is_none_or(|renews| now < renews))
+    }
+
+    /// What can be used still.
+    fn lasting(&self) -> Option<Kept> {
+        let now = SystemTime::now();
+        self.lock().clone().filter(|kept| kept.expires.is_none_or(|expires| now < expires))
+    }
+
+    fn keep(&self, kept: Option<Kept>, problem: Option<SourceError>) {
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
-        facts.expires = kept.and_then(|kept| kept.expires);
-        facts.renews = kept.and_then(|kept| kept.renews);
+        facts.expires = kept.as_ref().and_then(|kept| kept.expires);
+        facts.renews = kept.as_ref().and_then(|kept| kept.renews);
         facts.problem = problem;
+        *self.lock() = kept;
     }
 
     fn files(&self) -> Vec<Option<FileFacts>> {
@@ -162,6 +182,9 @@ impl Login {
 
     async fn find(&self) -> Result<(SdkConfig, Credentials), SourceError> {
         let too_long = |_| SourceError::new(Cause::Unreachable, format!("no credentials within {} s", LONGEST.as_secs()));
+        if let Some(path) = &self.settings.credentials_file {
+            key_file::check(path)?;
+        }
         tokio::time::timeout(LONGEST, async {
             let own = self.own().await?;
             let config = self.config(own.clone()).await;
@@ -236,7 +259,7 @@ impl Login {
     }
 }
 
-impl State {
+impl Finding {
     fn number(&mut self, config: SdkConfig, credentials: Credentials) -> Kept {
         if !self.last.as_ref().is_some_and(|last| same_keys(last, &credentials)) {
             self.generation += 1;
