@@ -127,7 +127,8 @@ const REFUSED: &[Refused] = &[
     },
 ];
 
-const WITHOUT_PARAMETER_STORE: &str = "a build with it: cargo build --features aws-parameter-store, as every build without --no-default-features is; or kind = \"aws-secrets-manager\", and move the parameter there";
+const WITHOUT_PARAMETER_STORE: &str = "kind = \"aws-secrets-manager\", and move the parameter there; \
+     or build with the cargo feature aws-parameter-store, which is on by default";
 
 /// Reads one source; `None` where it cannot be used, and the reason is reported.
 pub(super) fn read(named: &Named<'_, SourceName>) -> Option<SourceSettings> {
