@@ -2,6 +2,7 @@
 
 use std::{
     os::unix::fs::PermissionsExt,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
@@ -19,7 +20,7 @@ use valetkey::source::{
 };
 
 use super::{
-    aws::{Fixture, create, user},
+    aws::{Fixture, create, settings, user},
     *,
 };
 use crate::servers::Server;
@@ -313,4 +314,56 @@ async fn keys_that_others_can_read_are_not_used() {
     let source = source(moto.port, |_| {});
     std::fs::set_permissions(source.folder.path().join("credentials"), PermissionsExt::from_mode(0o644)).unwrap();
     assert_failed(fetch_one(&source.source, "a", None).await, Cause::Refused, "chmod 600");
+}
+
+const PORT: &str = "VALETKEY_TEST_AWS_PORT";
+
+/// Not a test on its own: what the SDK takes from the environment is for a process as a whole.
+#[tokio::test]
+async fn as_the_environment_says() {
+    let Ok(port) = std::env::var(PORT) else { return };
+    let mut settings = settings(port.parse().unwrap(), PathBuf::new());
+    settings.credentials_file = None;
+    settings.profile = std::env::var("VALETKEY_TEST_AWS_PROFILE").ok();
+    let source = AwsSecretsManager::new(settings).unwrap();
+    let found = fetch_one(&source, "login/environment", None).await;
+    let value = found.map(|fetched| fetched.value.expose(|bytes| String::from_utf8_lossy(bytes).into_owned()));
+    let words = value.unwrap_or_else(|error| error.to_string());
+    println!("\nfound by {}: {words}", source.login().unwrap().method);
+}
+
+#[tokio::test]
+async fn the_chain_of_the_sdk_and_its_profiles() {
+    let moto = servers::moto();
+    create(moto, "login/environment", "marker-ours").await;
+    let theirs = owner_of(moto, "777777777777").await;
+    theirs.create_secret().name("login/environment").secret_string("marker-theirs").send().await.unwrap();
+    let (denied, asked) = servers::answering(|_| {
+        let body = "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type>\
+                    <Code>AccessDenied</Code><Message>marker</Message></Error></ErrorResponse>";
+        format!("HTTP/1.1 403 Forbidden\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let keys = "[default]\naws_access_key_id = AKIAMARKER\naws_secret_access_key = marker\n";
+    std::fs::write(folder.path().join("credentials"), keys).unwrap();
+    let role = "[profile other]\nrole_arn = arn:aws:iam::777777777777:role/valetkey\nsource_profile = default\n";
+    std::fs::write(folder.path().join("config"), role).unwrap();
+    for (profile, sts, words) in [
+        (None, moto.port, "found by default: marker-ours"),
+        (Some("other"), moto.port, "found by profile: marker-theirs"),
+        // It is STS who refuses, and not the secret's own store: `endpoint` is not for that.
+        (Some("other"), denied, "found by profile: refused: AWS refuses: let the role's trust policy"),
+        (Some("none"), moto.port, "found by profile: unreachable: this host has no credentials"),
+    ] {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["aws_login::as_the_environment_says", "--exact", "--nocapture"]);
+        command.env("AWS_SHARED_CREDENTIALS_FILE", folder.path().join("credentials"));
+        command.env("AWS_CONFIG_FILE", folder.path().join("config")).env("AWS_EC2_METADATA_DISABLED", "true");
+        command.env("AWS_ENDPOINT_URL_STS", format!("http://127.0.0.1:{sts}")).env(PORT, moto.port.to_string());
+        command.envs(profile.map(|profile| ("VALETKEY_TEST_AWS_PROFILE", profile)));
+        let said = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        assert!(said.contains(words), "{profile:?}: {said}");
+    }
+    assert_eq!(asked.lock().unwrap().count("Action=AssumeRole"), 1);
 }
