@@ -38,7 +38,9 @@ pub use explain::{Explanation, explain};
 pub use problem::{Problem, Severity};
 pub use read::Key;
 pub use secrets::{Privilege, Reach, SecretSettings};
-pub use sources::{AwsSettings, FileRef, Freshness, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings};
+pub use sources::{
+    AwsRole, AwsSettings, FileRef, Freshness, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings,
+};
 pub use upstream::{Upstream, upstream_policy, upstream_sources};
 pub use variable::is_reserved_variable;
 
@@ -159,6 +161,7 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("daemon", daemon::KEYS),
         ("daemon: last-good", daemon::LAST_GOOD_KEYS),
         ("source, aws-secrets-manager", sources::aws::KEYS),
+        ("source, aws-parameter-store", sources::aws::KEYS),
         ("source, vault", sources::vault::KEYS),
         ("source, vault: auth", sources::vault::AUTH_KEYS),
         ("source, vault: auth.approle", sources::vault::APPROLE_KEYS),

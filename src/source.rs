@@ -2,6 +2,10 @@
 //! `config` gets a constructor for it.
 
 #[cfg(feature = "daemon")]
+pub mod aws;
+#[cfg(feature = "aws-parameter-store")]
+pub mod aws_parameter_store;
+#[cfg(feature = "daemon")]
 pub mod aws_secrets_manager;
 #[cfg(feature = "daemon")]
 mod calls;

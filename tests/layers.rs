@@ -21,9 +21,9 @@ const NEVER: [(&str, &[&str]); 4] = [
 
 /// Crates that may appear in these modules only.
 const ONLY_IN: [(&str, &[&str]); 7] = [
-    ("aws_sdk", &["source/aws_secrets_manager"]),
-    ("aws_config", &["source/aws_secrets_manager"]),
-    ("aws_smithy", &["source/aws_secrets_manager"]),
+    ("aws_sdk", &["source/aws"]),
+    ("aws_config", &["source/aws"]),
+    ("aws_smithy", &["source/aws"]),
     ("vaultrs", &["source/vault"]),
     ("age::", &["source/sealed_file"]),
     ("tonic::Status", &["delivery", "client", "cli"]),

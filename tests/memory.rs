@@ -192,6 +192,23 @@ async fn of_aws_secrets_manager() {
     nothing_is_found(&host, daemon, &value, Some(&new), rotate).await;
 }
 
+#[cfg(feature = "aws-parameter-store")]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_aws_parameter_store() {
+    let (value, new, key) = (marker(12, 64), marker(13, 64), marker(14, 40));
+    let (moto, host) = (servers::moto(), Host::new());
+    stores::parameter_put(moto, "/memory/other", "other").await;
+    stores::parameter_put(moto, "/memory/one", &text(&value)).await;
+    let (source, environment) = stores::aws(&host, moto.port, &text(&key));
+    let source = source.replace("aws-secrets-manager", "aws-parameter-store");
+    // A folder: its object is made by us, and is one more place where the value could stay.
+    let secret = secret(NAME, "aws", "path = \"/memory/\"\nfield = \"one\"");
+    host.configure("", &format!("{source}{secret}{}", tool()));
+    let daemon = host.spawn(&stores::borrowed(&environment));
+    let rotate = async || stores::parameter_put(moto, "/memory/one", &text(&new)).await;
+    nothing_is_found(&host, daemon, &value, Some(&new), rotate).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_vault() {
     let (value, new) = (marker(6, 64), marker(7, 64));

@@ -9,7 +9,7 @@ mod servers;
 mod stores;
 
 use daemon::Host;
-use stores::{aws_put, aws_user, borrowed, secret, vault_put};
+use stores::{aws_put, borrowed, secret, vault_put};
 
 fn policy(host: &Host, arguments: &[&str]) -> String {
     let config = host.config();
@@ -100,7 +100,40 @@ async fn aws() {
     let with_key = policy(&host, &["aws", "--source", "aws", "--kms-key", "arn:aws:kms:eu-west-1:1:key/k"]);
     assert!(with_key.contains("kms:Decrypt") && with_key.contains("secretsmanager.eu-west-1.amazonaws.com"), "{with_key}");
 
-    let (key, secret_key) = aws_user(&moto, "valetkey", &text);
+    let (key, secret_key) = moto.aws_user("valetkey", &text);
+    let environment = configure(&key, &secret_key, &[]);
+    assert_eq!(servers::http(moto.port, "POST", "/moto-api/reset-auth", &[], "0").unwrap().0, 200, "from here on it enforces");
+    let _daemon = host.start_with(&borrowed(&environment));
+    assert!(held(&host).iter().all(|(_, state)| state == "held") && held(&host).len() == 3, "{:?}", held(&host));
+    configure(&key, &secret_key, &["one-more"]);
+    one_more_is_refused(&host, "one-more");
+}
+
+#[cfg(feature = "aws-parameter-store")]
+#[tokio::test(flavor = "multi_thread")]
+async fn parameter_store() {
+    let (host, moto) = (Host::new(), servers::start_moto_iam(1000));
+    for path in ["/prod/one", "plain", "/prod/folder/a", "/prod/folder/deep/b", "/prod/other"] {
+        stores::parameter_put(&moto, path, "value-of-a-parameter").await;
+    }
+    let wanted = [("one", "/prod/one"), ("plain", "plain:1"), ("folder", "/prod/folder/")];
+    let configure = |key: &str, secret_key: &str, more: &[&str]| {
+        let (source, environment) = stores::aws(&host, moto.port, secret_key);
+        host.write("aws", &format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret_key}\n"));
+        let mut config = source.replace("aws-secrets-manager", "aws-parameter-store");
+        let names: Vec<_> = wanted.iter().map(|(name, _)| *name).chain(more.iter().copied()).collect();
+        let more = more.iter().map(|name| (*name, "/prod/other"));
+        for (name, path) in wanted.iter().copied().chain(more) {
+            config += &secret(name, "aws", &format!("path = \"{path}\""));
+        }
+        host.configure("", &(config + &Host::tool("it", 0, &names)));
+        environment
+    };
+    configure("none", "none", &[]);
+    let document: serde_json::Value = serde_json::from_str(&policy(&host, &["aws"])).unwrap();
+    let text = document.to_string();
+    assert!(!text.contains("other") && !text.contains("plain:1"), "{text}");
+    let (key, secret_key) = moto.aws_user("valetkey", &text);
     let environment = configure(&key, &secret_key, &[]);
     assert_eq!(servers::http(moto.port, "POST", "/moto-api/reset-auth", &[], "0").unwrap().0, 200, "from here on it enforces");
     let _daemon = host.start_with(&borrowed(&environment));

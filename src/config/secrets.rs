@@ -10,6 +10,8 @@ use super::{
     spelling::nearest,
     variable::{is_variable, suggested},
 };
+#[cfg(feature = "aws-parameter-store")]
+use crate::source::aws_parameter_store;
 use crate::{
     name::{SecretName, SourceName},
     policy::Origin,
@@ -161,6 +163,17 @@ fn check_path(section: &Section<'_>, name: &str, path: &str, source: &SourceSett
         }
         SourceSettings::AwsSecretsManager(_) if path.contains(char::is_whitespace) => {
             section.reject("path", "holds a space");
+        }
+        SourceSettings::AwsSecretsManager(_) if path.chars().count() > 2048 => {
+            section.reject("path", "is longer than 2,048 characters, and no id of a secret is");
+        }
+        #[cfg(feature = "aws-parameter-store")]
+        SourceSettings::AwsParameterStore(_) => {
+            if let Some(why) = aws_parameter_store::problem(path) {
+                let instead =
+                    "path = \"/prod/mcp/stripe\", with `:3` or `:LABEL` for one version; or a whole folder: \"/prod/mcp/\"";
+                section.reject_for("path", format_args!("{why}{inherited}"), instead);
+            }
         }
         SourceSettings::Vault(_) => {
             if let Err(why) = plain(path) {

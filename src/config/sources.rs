@@ -14,13 +14,14 @@ use super::{
     read::{Key, Named, Refused, Section, key},
 };
 use crate::name::SourceName;
-pub use aws::AwsSettings;
+pub use aws::{AwsRole, AwsSettings};
 pub use vault::{RoleId, VaultAuth, VaultSettings};
 
 /// A source as configured. The sources themselves are made from this elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceSettings {
     AwsSecretsManager(AwsSettings),
+    AwsParameterStore(AwsSettings),
     Vault(VaultSettings),
     SealedFile(SealedFileSettings),
     /// The daemon's own environment: for tests and first steps.
@@ -66,6 +67,7 @@ impl SourceSettings {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::AwsSecretsManager(_) => "aws-secrets-manager",
+            Self::AwsParameterStore(_) => PARAMETER_STORE,
             Self::Vault(_) => "vault",
             Self::SealedFile(_) => "sealed-file",
             Self::Environment => "environment",
@@ -76,6 +78,7 @@ impl SourceSettings {
     pub fn freshness(&self) -> Option<Freshness> {
         match self {
             Self::AwsSecretsManager(AwsSettings { freshness, .. })
+            | Self::AwsParameterStore(AwsSettings { freshness, .. })
             | Self::Vault(VaultSettings { freshness, .. })
             | Self::SealedFile(SealedFileSettings { freshness, .. }) => Some(*freshness),
             Self::Environment => None,
@@ -83,7 +86,11 @@ impl SourceSettings {
     }
 }
 
-pub(super) const KIND: Key = key("kind", "\"aws-secrets-manager\", \"vault\", \"sealed-file\" or \"environment\"");
+pub(super) const KIND: Key =
+    key("kind", "\"aws-secrets-manager\", \"aws-parameter-store\", \"vault\", \"sealed-file\" or \"environment\"");
+
+const PARAMETER_STORE: &str = "aws-parameter-store";
+const KINDS: [&str; 5] = ["aws-secrets-manager", PARAMETER_STORE, "vault", "sealed-file", "environment"];
 
 const REFRESH_EVERY: Key = key("refresh-every", "\"5m\"");
 const MAX_STALE: Key = key("max-stale", "\"1h\"");
@@ -119,29 +126,31 @@ const REFUSED: &[Refused] = &[
         instead: "identity-file = \"PATH\": put it into a file (0600) or a systemd credential",
     },
 ];
+
+const WITHOUT_PARAMETER_STORE: &str = "kind = \"aws-secrets-manager\", and move the parameter there; \
+     or build with the cargo feature aws-parameter-store, which is on by default";
+
 /// Reads one source; `None` where it cannot be used, and the reason is reported.
 pub(super) fn read(named: &Named<'_, SourceName>) -> Option<SourceSettings> {
     let title = format!("[source.{}]", named.name);
     let open = |keys| named.open(title.clone(), &title, keys, REFUSED);
     match named.peek("kind") {
         Some("aws-secrets-manager") => aws::read(&open(aws::KEYS)?).map(SourceSettings::AwsSecretsManager),
+        Some(PARAMETER_STORE) if cfg!(feature = "aws-parameter-store") => {
+            aws::read(&open(aws::KEYS)?).map(SourceSettings::AwsParameterStore)
+        }
         Some("vault") => vault::read(&open(vault::KEYS)?).map(SourceSettings::Vault),
         Some("sealed-file") => sealed_file(&open(SEALED_FILE_KEYS)?).map(SourceSettings::SealedFile),
         Some("environment") => open(ENVIRONMENT_KEYS).map(|_| SourceSettings::Environment),
         other => {
             // Which other keys are right depends on the kind: only the kind is looked at.
             let section = named.open_unchecked(title.clone(), &title, KIND_ONLY)?;
-            if other == Some("aws-parameter-store") {
-                section.reject_for(
-                    "kind",
-                    "is not in this version",
-                    "kind = \"aws-secrets-manager\", and move the parameter there",
-                );
+            if other == Some(PARAMETER_STORE) {
+                section.reject_for("kind", "is not in this build", WITHOUT_PARAMETER_STORE);
             } else if !section.has("kind") {
                 section.missing("kind");
             } else {
-                let kinds = ["aws-secrets-manager", "vault", "sealed-file", "environment"].map(|kind| (kind, ()));
-                section.choice("kind", &kinds);
+                section.choice("kind", &KINDS.map(|kind| (kind, ())));
             }
             None
         }

@@ -20,7 +20,7 @@ pub enum Upstream {
 /// The sources that such a policy is for.
 pub fn upstream_sources(config: &Config, upstream: Upstream) -> Vec<&SourceName> {
     let speaks = |settings: &SourceSettings| match settings {
-        SourceSettings::AwsSecretsManager(_) => upstream == Upstream::Aws,
+        SourceSettings::AwsSecretsManager(_) | SourceSettings::AwsParameterStore(_) => upstream == Upstream::Aws,
         SourceSettings::Vault(_) => upstream == Upstream::Vault,
         SourceSettings::SealedFile(_) | SourceSettings::Environment => false,
     };
@@ -38,6 +38,9 @@ pub fn upstream_policy(config: &Config, source: &SourceName, kms_keys: &[String]
             let batches =
                 wanted().filter(|(_, secret)| is_current(secret)).map(|(_, s)| &s.path).collect::<BTreeSet<_>>().len() > 1;
             Ok(iam(secrets_manager(aws, &paths, batches, kms_keys)))
+        }
+        Some(SourceSettings::AwsParameterStore(aws)) => {
+            Ok(iam(parameter_store(aws, wanted().map(|(_, secret)| secret.path.as_str()).collect(), kms_keys)))
         }
         Some(SourceSettings::Vault(vault)) => acl(source, vault, wanted().map(|(_, secret)| secret.path.as_str()).collect()),
         _ => Err(format!("{source} is a source that needs no policy")),
@@ -67,8 +70,9 @@ fn arn(aws: &AwsSettings, service: &str) -> String {
     format!("arn:{partition}:{service}:{}:{}:", aws.region, account(aws))
 }
 
-fn account(_aws: &AwsSettings) -> &str {
-    "*"
+/// A role says whose it is: it reads that account's.
+fn account(aws: &AwsSettings) -> &str {
+    aws.role.as_ref().and_then(|role| role.arn.split(':').nth(4)).unwrap_or("*")
 }
 
 fn secrets_manager(aws: &AwsSettings, paths: &BTreeSet<&str>, batches: bool, kms_keys: &[String]) -> Vec<Value> {
@@ -87,6 +91,27 @@ fn secrets_manager(aws: &AwsSettings, paths: &BTreeSet<&str>, batches: bool, kms
         statements.push(statement("ReadInBatches", "secretsmanager:BatchGetSecretValue", vec!["*".into()]));
     }
     statements.extend(decrypt(aws, "secretsmanager", kms_keys));
+    statements
+}
+
+fn parameter_store(aws: &AwsSettings, paths: BTreeSet<&str>, kms_keys: &[String]) -> Vec<Value> {
+    let root = arn(aws, "ssm");
+    let resource = |path: &str| match path.starts_with("arn:") {
+        // What stands after the name is a version or a label of it.
+        true => path.splitn(7, ':').take(6).collect::<Vec<_>>().join(":"),
+        false => format!("{root}parameter/{}", path.trim_start_matches('/').split(':').next().unwrap_or_default()),
+    };
+    let (folders, names): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.ends_with('/'));
+    let names: BTreeSet<String> = names.into_iter().map(resource).collect();
+    let folders: BTreeSet<String> = folders.into_iter().map(|folder| resource(folder.trim_end_matches('/'))).collect();
+    let mut statements = Vec::new();
+    if !names.is_empty() {
+        statements.push(statement("ReadParameters", "ssm:GetParameters", names.into_iter().collect()));
+    }
+    if !folders.is_empty() {
+        statements.push(statement("ReadFolders", "ssm:GetParametersByPath", folders.into_iter().collect()));
+    }
+    statements.extend(decrypt(aws, "ssm", kms_keys));
     statements
 }
 

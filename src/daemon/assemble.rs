@@ -12,8 +12,8 @@ use crate::{
     refresh::{Plan, Planned},
     secret::SecretValue,
     source::{
-        Source, Wanted,
-        aws_secrets_manager::{self, AwsSecretsManager},
+        Source, Wanted, aws,
+        aws_secrets_manager::AwsSecretsManager,
         environment::{self, Environment},
         sealed_file::{self, Sealed},
         vault::{self, Vault},
@@ -85,15 +85,10 @@ pub fn only_in(one: &Sources, other: &Sources) -> Vec<Arc<dyn Source>> {
 
 fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) -> Result<Arc<dyn Source>, String> {
     Ok(match settings {
-        SourceSettings::AwsSecretsManager(AwsSettings { region, endpoint, profile, .. }) => {
-            Arc::new(say(AwsSecretsManager::new(aws_secrets_manager::Settings {
-                region: region.clone(),
-                endpoint: endpoint.clone(),
-                profile: profile.clone(),
-                credentials_file: None,
-                concurrency,
-            }))?)
+        SourceSettings::AwsSecretsManager(settings) => {
+            Arc::new(say(AwsSecretsManager::new(aws_settings(settings, captured, concurrency)?))?)
         }
+        SourceSettings::AwsParameterStore(settings) => parameter_store(aws_settings(settings, captured, concurrency)?)?,
         SourceSettings::Vault(settings) => Arc::new(say(Vault::new(vault_settings(settings, captured, concurrency)?))?),
         SourceSettings::SealedFile(SealedFileSettings { file, identity_file, .. }) => {
             let (path, identity_file) = (captured.file(file)?, captured.file(identity_file)?);
@@ -105,6 +100,43 @@ fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) ->
 
 fn say<T>(built: Result<T, crate::source::SourceError>) -> Result<T, String> {
     built.map_err(|error| error.to_string())
+}
+
+#[cfg(feature = "aws-parameter-store")]
+fn parameter_store(settings: aws::Settings) -> Result<Arc<dyn Source>, String> {
+    Ok(Arc::new(say(crate::source::aws_parameter_store::AwsParameterStore::new(settings))?))
+}
+
+/// Configuration refuses it before.
+#[cfg(not(feature = "aws-parameter-store"))]
+fn parameter_store(_: aws::Settings) -> Result<Arc<dyn Source>, String> {
+    Err("this build is without aws-parameter-store".into())
+}
+
+fn aws_settings(settings: &AwsSettings, captured: &Captured, concurrency: usize) -> Result<aws::Settings, String> {
+    let role = settings.role.as_ref().map(|role| aws::Role {
+        arn: role.arn.clone(),
+        external_id: role.external_id.clone(),
+        sts_endpoint: role.sts_endpoint.clone(),
+    });
+    Ok(aws::Settings {
+        region: settings.region.clone(),
+        endpoint: settings.endpoint.clone(),
+        profile: settings.profile.clone(),
+        credentials_file: settings.credentials_file.as_ref().map(|file| captured.file(file)).transpose()?,
+        watched: shared_aws_files(),
+        role,
+        concurrency,
+    })
+}
+
+/// Where the AWS SDK looks for profiles and their keys.
+fn shared_aws_files() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let file = |variable: &str, name: &str| {
+        std::env::var_os(variable).map(PathBuf::from).or_else(|| Some(home.as_ref()?.join(".aws").join(name)))
+    };
+    [file("AWS_SHARED_CREDENTIALS_FILE", "credentials"), file("AWS_CONFIG_FILE", "config")].into_iter().flatten().collect()
 }
 
 fn vault_settings(settings: &VaultSettings, captured: &Captured, concurrency: usize) -> Result<vault::Settings, String> {

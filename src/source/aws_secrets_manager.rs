@@ -6,98 +6,98 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    path::PathBuf,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
-#[expect(deprecated, reason = "their new home, aws-runtime, says that it is not for direct use")]
-use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
-use aws_config::{
-    BehaviorVersion, Region, profile::ProfileFileCredentialsProvider, provider_config::ProviderConfig, retry::RetryConfig,
-    timeout::TimeoutConfig,
-};
+use aws_config::SdkConfig;
 use aws_sdk_secretsmanager::{
-    Client,
-    error::{ProvideErrorMetadata, SdkError},
-    operation::{RequestId, get_secret_value::GetSecretValueOutput},
-    types::SecretValueEntry,
+    Client, config::Builder, operation::get_secret_value::GetSecretValueOutput, types::SecretValueEntry,
 };
-use aws_smithy_runtime_api::http::Response;
 use aws_smithy_types::Blob;
 use futures_util::StreamExt;
 use zeroize::Zeroizing;
 
-use super::{Cause, Fetched, Outcomes, Source, SourceError, Wanted, Working, field};
+use super::{
+    Calls, Cause, CheckOutcomes, Checked, Fetched, Known, LoginFacts, Outcomes, Source, SourceError, Wanted, Working,
+    aws::{Account, Api, Scope, Session, Settings},
+    field,
+};
 use crate::name::Version;
 
 /// The most ids that one `BatchGetSecretValue` takes (its API reference).
 const BATCH: usize = 20;
 
-/// Where the secrets are and how to get in.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// As `eu-west-1`.
-    pub region: String,
-    /// Instead of the region's own address: a VPC endpoint, an emulator.
-    pub endpoint: Option<String>,
-    /// A profile of the shared configuration files. With this or `credentials_file` these are the credentials; without both, the
-    /// SDK's default chain finds some: environment, profile, web identity, container, instance.
-    pub profile: Option<String>,
-    /// A shared credentials file in place of `~/.aws/credentials`: a systemd credential, say.
-    pub credentials_file: Option<PathBuf>,
-    /// The most calls at a time; 0 means 1.
-    pub concurrency: usize,
-}
+/// The longest id of a secret, in characters (the API reference of `GetSecretValue`).
+const LONGEST_ID: usize = 2048;
+
+/// The most bytes that a secret can have (quotas of AWS Secrets Manager).
+const LARGEST: usize = 65_536;
+
+/// The label of the version that is asked for without a label.
+const CURRENT: &str = "AWSCURRENT";
+
+static API: Api = Api {
+    name: "AWS Secrets Manager",
+    absent: "there is no such secret in this account and region, or it has no value",
+    allow: "allow secretsmanager:GetSecretValue (and BatchGetSecretValue) to this role",
+    malformed: "is `path` a name or an ARN of a secret?",
+};
 
 /// The secrets of one account and region, and of other accounts by ARN. [`Wanted::path`] is a name or an ARN.
 #[derive(Debug)]
 pub struct AwsSecretsManager {
-    settings: Settings,
+    account: Account,
 }
 
 impl AwsSecretsManager {
     /// Checks the settings. Calls nobody.
     pub fn new(settings: Settings) -> Result<Self, SourceError> {
-        let is_name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        if !is_name(&settings.region) {
-            return Err(SourceError::new(Cause::Refused, "`region` is not a region's name, such as eu-west-1"));
-        }
-        Ok(Self { settings })
+        Ok(Self { account: Account::new(settings)? })
     }
 
-    /// A client for one fetch: its connections, and the values in their buffers, go with it.
-    #[expect(deprecated, reason = "as for the import")]
-    async fn client(&self) -> Client {
-        let Settings { region, endpoint, profile, credentials_file, .. } = &self.settings;
-        let seconds = Duration::from_secs;
-        let timeouts = TimeoutConfig::builder().connect_timeout(seconds(5)).operation_attempt_timeout(seconds(12));
-        let mut config = aws_config::defaults(BehaviorVersion::latest())
-            .region(Region::new(region.clone()))
-            .retry_config(RetryConfig::standard().with_max_attempts(3).with_max_backoff(seconds(4)))
-            .timeout_config(timeouts.operation_timeout(seconds(30)).build());
-        if let Some(endpoint) = endpoint {
+    fn client(account: &Account, config: &SdkConfig) -> Client {
+        let mut config = Builder::from(config).retry_partition(account.partition.clone());
+        if let Some(endpoint) = &account.settings.endpoint {
             config = config.endpoint_url(endpoint);
         }
-        if profile.is_some() || credentials_file.is_some() {
-            let mut files = ProfileFiles::builder().include_default_config_file(true);
-            files = match credentials_file {
-                Some(path) => files.with_file(ProfileFileKind::Credentials, path),
-                None => files.include_default_credentials_file(true),
-            };
-            let provider = ProviderConfig::without_region().with_region(Some(Region::new(region.clone())));
-            let mut credentials = ProfileFileCredentialsProvider::builder().configure(&provider).profile_files(files.build());
-            if let Some(profile) = profile {
-                credentials = credentials.profile_name(profile);
+        Client::from_conf(config.build())
+    }
+
+    async fn read<'a>(&self, all: impl Iterator<Item = &'a Wanted>, tell: &Tell<'_>, one_failure_is_enough: bool) {
+        let (mut waiting, mut staged) = (BTreeMap::<_, Vec<_>>::new(), BTreeMap::<_, Vec<_>>::new());
+        for wanted in all {
+            match wanted.stage.as_deref().filter(|stage| *stage != CURRENT) {
+                _ if problem(&wanted.path).is_some() => {
+                    tell(wanted, Err(SourceError::new(Cause::NotFound, problem(&wanted.path).unwrap_or_default())));
+                }
+                None => waiting.entry(&*wanted.path).or_default().push(wanted),
+                Some(stage) => staged.entry((&*wanted.path, stage)).or_default().push(wanted),
             }
-            config = config.credentials_provider(credentials.build());
         }
-        Client::new(&config.load().await)
+        if waiting.is_empty() && staged.is_empty() {
+            return;
+        }
+        let session = match self.account.session(&API, Self::client, one_failure_is_enough).await {
+            Ok(session) => session,
+            Err(error) => {
+                return waiting.values().chain(staged.values()).flatten().for_each(|wanted| tell(wanted, Err(error.clone())));
+            }
+        };
+        let concurrency = self.account.calls.most();
+        let read = Read { session, concurrency, batch_refused: AtomicBool::new(false), waiting: Mutex::new(waiting), tell };
+        read.read(read.names()).await;
+        read.read(read.one_arn_of_each_secret()).await;
+        read.read(read.still_waiting()).await;
+        let staged = futures_util::stream::iter(staged);
+        staged.for_each_concurrent(concurrency, async |((id, stage), wanted)| read.staged(id, stage, &wanted).await).await;
     }
 }
+
+/// Where an outcome goes.
+type Tell<'a> = dyn Fn(&Wanted, Result<Fetched, SourceError>) + Sync + 'a;
 
 impl Source for AwsSecretsManager {
     fn kind(&self) -> &'static str {
@@ -106,39 +106,46 @@ impl Source for AwsSecretsManager {
 
     fn fetch<'a>(&'a self, wanted: &'a [Wanted], outcomes: Outcomes) -> Working<'a> {
         Box::pin(async move {
-            let mut waiting: BTreeMap<&str, Vec<&Wanted>> = BTreeMap::new();
-            for wanted in wanted {
-                waiting.entry(&wanted.path).or_default().push(wanted);
-            }
-            if waiting.is_empty() {
-                return;
-            }
-            let fetch = Fetch {
-                client: self.client().await,
-                concurrency: self.settings.concurrency.max(1),
-                batch_refused: AtomicBool::new(false),
-                waiting: Mutex::new(waiting),
-                outcomes,
-            };
-            fetch.read(fetch.names()).await;
-            fetch.read(fetch.one_arn_of_each_secret()).await;
-            fetch.read(fetch.still_waiting()).await;
+            let tell = |wanted: &Wanted, outcome| drop(outcomes.send((wanted.secret.clone(), outcome)));
+            self.read(wanted.iter(), &tell, false).await;
         })
+    }
+
+    /// A batch reads twenty secrets in one call; to ask for their versions alone would take twenty.
+    fn check<'a>(&'a self, known: &'a [Known], outcomes: CheckOutcomes) -> Working<'a> {
+        Box::pin(async move {
+            let tell = |wanted: &Wanted, outcome: Result<Fetched, SourceError>| {
+                drop(outcomes.send((wanted.secret.clone(), outcome.map(Checked::Read))));
+            };
+            self.read(known.iter().map(|known| &known.wanted), &tell, true).await;
+        })
+    }
+
+    fn check_size(&self) -> usize {
+        BATCH
+    }
+
+    fn login(&self) -> Option<LoginFacts> {
+        Some(self.account.login())
+    }
+
+    fn calls(&self) -> Option<&Calls> {
+        Some(&self.account.calls)
     }
 }
 
-/// One fetch under way.
-struct Fetch<'a> {
-    client: Client,
+/// One fetch or check under way.
+struct Read<'a> {
+    session: Session<'a, Client>,
     concurrency: usize,
     /// Set once the account's policy turns out not to allow batches, so that it is not asked fifty times.
     batch_refused: AtomicBool,
-    /// Who waits for which name or ARN. What has had its outcome is gone from here.
+    /// Who waits for the current version of which name or ARN. What has had its outcome is gone from here.
     waiting: Mutex<BTreeMap<&'a str, Vec<&'a Wanted>>>,
-    outcomes: Outcomes,
+    tell: &'a Tell<'a>,
 }
 
-impl<'a> Fetch<'a> {
+impl<'a> Read<'a> {
     fn still_waiting(&self) -> Vec<&'a str> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
@@ -180,26 +187,28 @@ impl<'a> Fetch<'a> {
 
     /// Reads as many as a batch gives. Those it says nothing of keep waiting: they are read one by one.
     async fn batch(&self, ids: &[&'a str]) {
-        let mut next = None;
-        loop {
-            let ids_owned = ids.iter().map(|id| (*id).to_owned()).collect();
-            let call = self.client.batch_get_secret_value().set_secret_id_list(Some(ids_owned)).set_next_token(next);
-            let answer = match call.send().await {
+        let mut next: Option<String> = None;
+        // AWS cuts an answer that is too long into pages; never into more than there are secrets.
+        for _ in ids {
+            let call = |client: &Client| {
+                let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+                client.batch_get_secret_value().set_secret_id_list(Some(ids)).set_next_token(next.clone()).send()
+            };
+            let answer = match self.session.call("BatchGetSecretValue", call).await {
                 Ok(answer) => answer,
-                Err(error) => {
-                    let error = explain(&error);
-                    match error.cause {
-                        Cause::Unreachable => self.waiting_of(ids).into_iter().for_each(|id| self.fail(id, &error)),
-                        // Many policies allow GetSecretValue alone; and one malformed id spoils a whole batch.
-                        Cause::Refused => self.batch_refused.store(true, Relaxed),
-                        _ => {}
+                Err(failure) => {
+                    match (failure.scope, failure.error.cause) {
+                        (Scope::Call, Cause::Refused) => self.batch_refused.store(true, Relaxed),
+                        // One malformed id spoils a whole batch.
+                        (Scope::Call, _) => {}
+                        _ => self.waiting_of(ids).into_iter().for_each(|id| self.fail(id, &failure.error)),
                     }
                     return;
                 }
             };
             for error in answer.errors() {
                 let Some(id) = error.secret_id().and_then(|id| ids.iter().find(|asked| same(asked, id))) else { continue };
-                self.fail(id, &describe(error.error_code(), None, None));
+                self.fail(id, &API.say(error.error_code()));
             }
             for entry in answer.secret_values.unwrap_or_default() {
                 self.deliver(entry.into());
@@ -212,13 +221,32 @@ impl<'a> Fetch<'a> {
     }
 
     async fn single(&self, id: &'a str) {
-        match self.client.get_secret_value().secret_id(id).send().await {
+        match self.session.call("GetSecretValue", |client| client.get_secret_value().secret_id(id).send()).await {
             Ok(answer) => {
                 self.deliver(answer.into());
                 // Had the answer been the secret that was asked for, nobody would be waiting for it now.
-                self.fail(id, &SourceError::new(Cause::BadAnswer, "AWS answered with another secret: check `endpoint`"));
+                self.fail(id, &another_secret());
             }
-            Err(error) => self.fail(id, &explain(&error)),
+            Err(failure) => self.fail(id, &failure.error),
+        }
+    }
+
+    /// Reads the version that has this label. Batches give the current one alone.
+    async fn staged(&self, id: &str, stage: &str, all: &[&Wanted]) {
+        let call = |client: &Client| client.get_secret_value().secret_id(id).version_stage(stage).send();
+        let answer = self.session.call("GetSecretValue", call).await.map(Secret::from).map_err(|failure| failure.error);
+        let secret = match answer {
+            Ok(secret) if same(id, &secret.arn) || id == secret.name => Ok(secret),
+            Ok(_) => Err(another_secret()),
+            Err(error) if error.cause == Cause::NotFound => {
+                let words = format!("no version of it has the stage {stage}, or {}", error.detail);
+                Err(SourceError { detail: words, ..error })
+            }
+            Err(error) => Err(error),
+        };
+        for wanted in all {
+            let outcome = secret.as_ref().map_err(|error| about(id, error)).and_then(|secret| secret.pick(wanted));
+            (self.tell)(wanted, outcome);
         }
     }
 
@@ -232,23 +260,14 @@ impl<'a> Fetch<'a> {
             names.into_iter().flatten().filter_map(|id| waiting.remove(id)).for_each(|wanted| served.extend(wanted));
         }
         for wanted in served {
-            let outcome = match &secret.version {
-                None => Err(SourceError::new(Cause::BadAnswer, "AWS answered without a usable version id")),
-                Some(version) => field::pick(&secret.value, wanted.field.as_deref()).map(|value| Fetched {
-                    value,
-                    version: version.clone(),
-                    check_within: None,
-                }),
-            };
-            let _ = self.outcomes.send((wanted.secret.clone(), outcome));
+            (self.tell)(wanted, secret.pick(wanted));
         }
     }
 
     fn fail(&self, id: &str, error: &SourceError) {
         let wanted = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         for wanted in wanted.into_iter().flatten() {
-            let detail = format!("{id}: {}", error.detail);
-            let _ = self.outcomes.send((wanted.secret.clone(), Err(SourceError::new(error.cause, detail))));
+            (self.tell)(wanted, Err(about(id, error)));
         }
     }
 }
@@ -272,6 +291,15 @@ impl Secret {
         let value = text.map(String::into_bytes).or(binary.map(Blob::into_inner)).unwrap_or_default();
         let version = version.and_then(|version| version.parse().ok());
         Self { arn: arn.unwrap_or_default(), name: name.unwrap_or_default(), version, value: Zeroizing::new(value) }
+    }
+
+    fn pick(&self, wanted: &Wanted) -> Result<Fetched, SourceError> {
+        let bad = |words: &str| SourceError::new(Cause::BadAnswer, words);
+        let version = self.version.clone().ok_or_else(|| bad("AWS answered without a usable version id"))?;
+        if self.value.len() > LARGEST {
+            return Err(bad("the answer is larger than any secret of AWS is: check `endpoint`"));
+        }
+        Ok(Fetched { value: field::pick(&self.value, wanted.field.as_deref())?, version, check_within: None })
     }
 }
 
@@ -304,58 +332,24 @@ fn same(asked: &str, answered: &str) -> bool {
             .is_some_and(|stem| stem == asked || (!is_arn(asked) && stem.ends_with(&format!(":secret:{asked}"))))
 }
 
-/// What a failed call means. Of what AWS sent only its error code and request id are repeated, never a message or a body.
-fn explain<E: ProvideErrorMetadata>(error: &SdkError<E, Response>) -> SourceError {
-    let unreachable = |words: &str| SourceError::new(Cause::Unreachable, words);
-    match error {
-        SdkError::ServiceError(refusal) => {
-            let status = refusal.raw().status().as_u16();
-            describe(refusal.err().code(), Some(status), refusal.err().meta().request_id())
-        }
-        SdkError::TimeoutError(_) => unreachable("AWS did not answer in time"),
-        SdkError::DispatchFailure(failure) if failure.is_timeout() => unreachable("AWS did not answer in time"),
-        SdkError::DispatchFailure(failure) if failure.is_io() => {
-            unreachable("no connection to AWS: check the network, `region` and `endpoint`")
-        }
-        SdkError::DispatchFailure(_) | SdkError::ConstructionFailure(_) => unreachable(
-            "the call could not be made: most often there are no credentials; check `profile`, or the role of this host",
-        ),
-        _ => SourceError::new(Cause::BadAnswer, "the answer is not one of AWS Secrets Manager: check `endpoint`"),
-    }
+/// The same failure, with what it is about.
+fn about(id: &str, error: &SourceError) -> SourceError {
+    SourceError { detail: format!("{id}: {}", error.detail), ..error.clone() }
 }
 
-/// Judges by code, and where there is none that we know (a proxy's answer, an XML body) by HTTP status.
-fn describe(code: Option<&str>, status: Option<u16>, request: Option<&str>) -> SourceError {
-    let (cause, words) = match (code.unwrap_or_default(), status) {
-        ("ResourceNotFoundException", _) => {
-            (Cause::NotFound, "there is no such secret in this account and region, or it has no value")
-        }
-        ("DecryptionFailure", _) => (Cause::Refused, "KMS does not decrypt it: allow kms:Decrypt on its key"),
-        ("InvalidRequestException", _) => {
-            (Cause::Refused, "it cannot be read in its state: most often it is marked for deletion")
-        }
-        ("InternalServiceError" | "InternalServiceErrorException" | "InternalFailure", _) => {
-            (Cause::Unreachable, "AWS failed inside")
-        }
-        ("ThrottlingException" | "Throttling" | "TooManyRequestsException" | "RequestLimitExceeded", _) | (_, Some(429)) => {
-            (Cause::Unreachable, "AWS limits the rate of our calls")
-        }
-        ("ExpiredTokenException" | "UnrecognizedClientException" | "InvalidClientTokenId", _) => {
-            (Cause::Refused, "the credentials are not, or no longer, valid")
-        }
-        ("InvalidSignatureException" | "SignatureDoesNotMatch", _) => {
-            (Cause::Refused, "the secret key is wrong, or this host's clock is")
-        }
-        ("AccessDeniedException" | "AccessDenied", _) | (_, Some(401 | 403)) => {
-            (Cause::Refused, "AWS refuses: allow secretsmanager:GetSecretValue (and BatchGetSecretValue) to this role")
-        }
-        (_, Some(500..)) => (Cause::Unreachable, "AWS cannot answer now"),
-        (_, Some(200..=399 | 404)) => (Cause::BadAnswer, "the answer is not one of AWS Secrets Manager: check `endpoint`"),
-        _ => (Cause::BadAnswer, "AWS does not accept the request: is `path` a name or an ARN of a secret?"),
-    };
-    let plain = |text: &str| text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let mut facts: Vec<String> = code.filter(|code| plain(code)).map(str::to_owned).into_iter().collect();
-    facts.extend(status.map(|status| format!("HTTP {status}")));
-    facts.extend(request.filter(|id| plain(id)).map(|id| format!("request {id}")));
-    SourceError::new(cause, format!("{words} ({})", facts.join(", ")))
+fn another_secret() -> SourceError {
+    SourceError::new(Cause::BadAnswer, "AWS answered with another secret: check `endpoint`")
+}
+
+/// Why this cannot be the id of a secret. One such id would spoil a whole batch.
+fn problem(id: &str) -> Option<&'static str> {
+    if id.is_empty() {
+        Some("`path` is empty: it must be a name or an ARN of a secret")
+    } else if id.chars().count() > LONGEST_ID {
+        Some("`path` is longer than 2,048 characters, and no id of a secret is")
+    } else if id.contains(char::is_whitespace) {
+        Some("`path` holds a space, and no id of a secret does")
+    } else {
+        None
+    }
 }

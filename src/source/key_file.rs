@@ -1,6 +1,11 @@
-//! The files that hold a source's own way in: an age identity, a Vault token, an AppRole's secret id.
+//! The files that hold a source's own way in: an age identity, a Vault token, an AppRole's secret id, keys of AWS.
 
-use std::{fs::File, io::Read, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{self, File, Metadata},
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 use zeroize::Zeroizing;
 
@@ -16,14 +21,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
     let unreadable = |error: std::io::Error| SourceError::new(Cause::Refused, format!("cannot read {shown}: {error}"));
     let file = File::open(path).map_err(unreadable)?;
     let facts = file.metadata().map_err(unreadable)?;
-    if !facts.is_file() {
-        return Err(SourceError::new(Cause::Refused, format!("{shown} is not a file")));
-    }
-    if !is_private(facts.mode(), facts.gid()) {
-        let problem =
-            format!("{shown} can be read or written by others on this host: chmod 600 {shown}, and replace the key in it");
-        return Err(SourceError::new(Cause::Refused, problem));
-    }
+    judge(path, &facts)?;
     let mut content = Zeroizing::new(Vec::with_capacity(LONGEST + 1));
     file.take(LONGEST as u64).read_to_end(&mut content).map_err(unreadable)?;
     let end = content.trim_ascii_end().len();
@@ -34,6 +32,24 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
         true => Err(SourceError::new(Cause::Refused, format!("{shown} is empty"))),
         false => Ok(content),
     }
+}
+
+/// The same judgement of a file that somebody else will read. One that is not there is not judged.
+pub(super) fn check(path: &Path) -> Result<(), SourceError> {
+    fs::metadata(path).map_or(Ok(()), |facts| judge(path, &facts))
+}
+
+fn judge(path: &Path, facts: &Metadata) -> Result<(), SourceError> {
+    let shown = path.display();
+    if !facts.is_file() {
+        return Err(SourceError::new(Cause::Refused, format!("{shown} is not a file")));
+    }
+    if !is_private(facts.mode(), facts.gid()) {
+        let problem =
+            format!("{shown} can be read or written by others on this host: chmod 600 {shown}, and replace the key in it");
+        return Err(SourceError::new(Cause::Refused, problem));
+    }
+    Ok(())
 }
 
 /// May nobody but the file's owner and root read it? Reading by group 0 is let pass, because that is how a systemd credential looks to a

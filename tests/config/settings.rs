@@ -43,6 +43,30 @@ fn the_example_reads_as_it_is_written() {
 }
 
 #[test]
+fn how_the_daemon_logs_in_to_aws() {
+    let etc = good();
+    let aws = "[source.aws]\nkind = \"aws-secrets-manager\"\nregion = \"eu-west-1\"\ncredentials-file = \"credential:aws\"\n\
+               role-arn = \"arn:aws-cn:iam::123456789012:role/path/valetkey\"\nexternal-id = \"x:1\"\n\
+               sts-endpoint = \"http://127.0.0.1:1\"\n[secret.staged]\nsource = \"aws\"\nstage = \"AWSPREVIOUS\"\n";
+    etc.write("valetkey.toml", format!("{MAIN}{aws}"));
+    let SourceSettings::AwsSecretsManager(aws) = etc.load().unwrap().sources["aws"].clone() else { panic!() };
+    assert_eq!(aws.credentials_file, Some(FileRef::Credential("aws".into())));
+    let role = aws.role.unwrap();
+    assert_eq!(role.arn, "arn:aws-cn:iam::123456789012:role/path/valetkey");
+    assert_eq!((role.external_id.as_deref(), role.sts_endpoint.as_deref()), (Some("x:1"), Some("http://127.0.0.1:1")));
+    assert_eq!(etc.load().unwrap().secrets["staged"].stage.as_deref(), Some("AWSPREVIOUS"));
+}
+
+#[cfg(not(feature = "aws-parameter-store"))]
+#[test]
+fn a_build_without_parameter_store_says_so() {
+    let etc = good();
+    etc.write("valetkey.toml", format!("{MAIN}[source.aws]\nkind = \"aws-parameter-store\"\nregion = \"eu-west-1\"\n"));
+    let report = etc.report();
+    assert!(report.contains("is not in this build") && report.contains("cargo feature aws-parameter-store"), "{report}");
+}
+
+#[test]
 fn daemon_settings() {
     let etc = good();
     let daemon = "[daemon]\nadmin-group = \"root\"\nlog-format = \"json\"\nlog-level = \"debug\"\nmax-connections = 8\n\

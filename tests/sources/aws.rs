@@ -1,46 +1,60 @@
 //! AWS Secrets Manager, against moto.
 
-use std::path::PathBuf;
+use std::{os::unix::fs::PermissionsExt, path::PathBuf};
 
 use aws_sdk_secretsmanager::{
     Client,
     config::{BehaviorVersion, Credentials, Region},
     primitives::Blob,
 };
-use valetkey::source::aws_secrets_manager::{AwsSecretsManager, Settings};
+use valetkey::source::{aws::Settings, aws_secrets_manager::AwsSecretsManager};
 
 use super::*;
 use crate::servers::Server;
 
-/// A source that reads with these keys.
-struct Fixture {
-    source: AwsSecretsManager,
-    _credentials: tempfile::TempDir,
+/// A source, and the file with its keys.
+pub struct Fixture<S> {
+    pub source: S,
+    pub folder: tempfile::TempDir,
 }
 
-fn source(port: u16, key: &str, secret_key: &str) -> Fixture {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("credentials");
-    std::fs::write(&file, format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret_key}\n")).unwrap();
-    let source = AwsSecretsManager::new(settings(port, file)).unwrap();
-    Fixture { source, _credentials: folder }
-}
+impl<S> Fixture<S> {
+    pub fn new(port: u16, key: &str, secret_key: &str, make: impl FnOnce(Settings) -> S) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials");
+        let fixture = Self { source: make(settings(port, file)), folder };
+        fixture.log_in_with(key, secret_key);
+        fixture
+    }
 
-fn settings(port: u16, credentials_file: PathBuf) -> Settings {
-    Settings {
-        region: "eu-west-1".into(),
-        endpoint: Some(format!("http://127.0.0.1:{port}")),
-        profile: None,
-        credentials_file: Some(credentials_file),
-        concurrency: 4,
+    /// Puts other keys in the place of these, as one should: by a new file.
+    pub fn log_in_with(&self, key: &str, secret_key: &str) {
+        let text = format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret_key}\n");
+        std::fs::write(self.folder.path().join("new"), text).unwrap();
+        std::fs::set_permissions(self.folder.path().join("new"), PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::rename(self.folder.path().join("new"), self.folder.path().join("credentials")).unwrap();
     }
 }
 
-fn any(port: u16) -> Fixture {
+fn source(port: u16, key: &str, secret_key: &str) -> Fixture<AwsSecretsManager> {
+    Fixture::new(port, key, secret_key, |settings| AwsSecretsManager::new(settings).unwrap())
+}
+
+pub fn settings(port: u16, credentials_file: PathBuf) -> Settings {
+    Settings {
+        region: "eu-west-1".into(),
+        endpoint: Some(format!("http://127.0.0.1:{port}")),
+        credentials_file: Some(credentials_file),
+        concurrency: 4,
+        ..Settings::default()
+    }
+}
+
+fn any(port: u16) -> Fixture<AwsSecretsManager> {
     source(port, "AKIAMARKER", "marker-secret-key")
 }
 
-fn owner(server: &Server) -> Client {
+pub fn owner(server: &Server) -> Client {
     let config = aws_sdk_secretsmanager::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("eu-west-1"))
@@ -50,7 +64,7 @@ fn owner(server: &Server) -> Client {
 }
 
 /// Makes a secret; its ARN.
-async fn create(server: &Server, name: &str, value: &str) -> String {
+pub async fn create(server: &Server, name: &str, value: &str) -> String {
     owner(server).create_secret().name(name).secret_string(value).send().await.unwrap().arn.unwrap()
 }
 
@@ -161,6 +175,113 @@ async fn a_thousand_secrets_in_fifty_calls() {
         assert_value(&found[&format!("s{i}")], format!("marker-{i}").as_bytes());
     }
     assert_eq!(calls(&seen.lock().unwrap()), (50, 0));
+    let known = known(&all, &found);
+    let source = any(port);
+    let checked = check(&source.source, &known).await;
+    assert!(checked.values().all(|outcome| matches!(outcome, Ok(Checked::Read(_)))));
+    assert_eq!(calls(&seen.lock().unwrap()), (100, 0), "a check makes as many");
+    assert_eq!(source.source.check_size(), 20);
+    for known in known.chunks(20).take(3) {
+        check(&source.source, known).await;
+    }
+    assert_eq!(calls(&seen.lock().unwrap()), (103, 0));
+}
+
+fn at(stage: &str, secret: &str, path: &str) -> Wanted {
+    Wanted { stage: Some(stage.into()), ..wanted(secret, path, None) }
+}
+
+#[tokio::test]
+async fn versions_by_stage() {
+    let moto = servers::moto();
+    let (owner, arn) = (owner(moto), create(moto, "stages/one", "marker-1").await);
+    let put = async |value: &str, stages: &[&str]| {
+        let call = owner.put_secret_value().secret_id("stages/one").secret_string(value);
+        let stages = stages.iter().map(|stage| stage.to_string()).collect();
+        call.set_version_stages(Some(stages)).send().await.unwrap();
+    };
+    put("marker-2", &["AWSCURRENT"]).await;
+    put("marker-3", &["AWSPENDING"]).await;
+    put("marker-4", &["canary"]).await;
+    let (port, seen) = servers::proxy(moto.port);
+    let source = any(port);
+    let all = [
+        wanted("now", "stages/one", None),
+        at("AWSCURRENT", "current", "stages/one"),
+        at("AWSPREVIOUS", "previous", "stages/one"),
+        at("AWSPENDING", "pending", "stages/one"),
+        at("canary", "canary", "stages/one"),
+        at("canary", "by-arn", &arn),
+        at("none", "no-stage", "stages/one"),
+        at("AWSPREVIOUS", "no-secret", "stages/none"),
+    ];
+    let assert_all = |found: &mut Outcomes| {
+        for (name, value) in [
+            ("now", "marker-2"),
+            ("current", "marker-2"),
+            ("previous", "marker-1"),
+            ("pending", "marker-3"),
+            ("canary", "marker-4"),
+            ("by-arn", "marker-4"),
+        ] {
+            assert_value(&found[name], value.as_bytes());
+        }
+        assert_failed(found.remove("no-stage").unwrap(), Cause::NotFound, "no version of it has the stage none");
+        assert_failed(found.remove("no-secret").unwrap(), Cause::NotFound, "no such secret");
+    };
+    assert_all(&mut fetch(&source.source, &all).await);
+    assert_eq!(calls(&seen.lock().unwrap()), (0, 7), "the current one is read once for two");
+
+    let known: Vec<_> = all.iter().map(|wanted| Known { wanted: wanted.clone(), version: 1.into() }).collect();
+    let read = |outcome| match outcome {
+        Ok(Checked::Read(read)) => Ok(read),
+        Ok(same) => panic!("{same:?}"),
+        Err(error) => Err(error),
+    };
+    let mut checked = check(&source.source, &known).await.into_iter().map(|(name, outcome)| (name, read(outcome))).collect();
+    assert_all(&mut checked);
+}
+
+#[tokio::test]
+async fn a_check_stops_where_nobody_answers() {
+    let (port, seen) = servers::answering(|_| servers::json("503 Oops", "<marker>"));
+    let source = Fixture::new(port, "AKIAMARKER", "marker-secret-key", |settings| {
+        AwsSecretsManager::new(Settings { concurrency: 1, ..settings }).unwrap()
+    });
+    let all = (0..100).map(|i| match i % 2 {
+        0 => wanted(&format!("s{i}"), &format!("s{i}"), None),
+        _ => at("AWSPENDING", &format!("s{i}"), &format!("s{i}")),
+    });
+    let known: Vec<_> = all.map(|wanted| Known { wanted, version: 1.into() }).collect();
+    for outcome in check(&source.source, &known).await.into_values() {
+        assert_eq!(outcome.unwrap_err().cause, Cause::Unreachable);
+    }
+    assert_eq!(calls(&seen.lock().unwrap()), (3, 0), "one call, tried three times");
+}
+
+#[tokio::test]
+async fn limits_that_aws_has() {
+    let moto = servers::moto();
+    create(moto, "limits/fits", &"m".repeat(65_536)).await;
+    create(moto, "limits/over", &"m".repeat(65_537)).await;
+    let (port, seen) = servers::proxy(moto.port);
+    let mut found = fetch(
+        &any(port).source,
+        &[
+            wanted("fits", "limits/fits", None),
+            wanted("over", "limits/over", None),
+            wanted("long", &"x".repeat(2049), None),
+            wanted("space", "a b", None),
+            wanted("empty", "", None),
+        ],
+    )
+    .await;
+    assert!(found["fits"].is_ok());
+    assert_failed(found.remove("over").unwrap(), Cause::BadAnswer, "larger than any secret");
+    assert_failed(found.remove("long").unwrap(), Cause::NotFound, "2,048");
+    assert_failed(found.remove("space").unwrap(), Cause::NotFound, "space");
+    assert_failed(found.remove("empty").unwrap(), Cause::NotFound, "empty");
+    assert_eq!(calls(&seen.lock().unwrap()), (1, 0));
 }
 
 #[tokio::test]
@@ -194,21 +315,9 @@ async fn connections_end_with_the_fetch() {
 }
 
 /// A user of moto's IAM, allowed these actions: access key and secret key. Three calls.
-fn user(server: &Server, name: &str, actions: &str) -> (String, String) {
-    let scope = "AWS4-HMAC-SHA256 Credential=AKIAOWNER/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0";
-    let call = |query: String| {
-        let headers = [("Authorization", scope), ("Content-Type", "application/x-www-form-urlencoded")];
-        let (status, answer) =
-            servers::http(server.port, "POST", "/", &headers, &format!("Version=2010-05-08&UserName={name}&{query}")).unwrap();
-        assert_eq!(status, 200, "{answer}");
-        answer
-    };
-    call("Action=CreateUser".into());
-    let policy = format!(r#"{{"Version":"2012-10-17","Statement":[{{"Effect":"Allow","Resource":"*","Action":[{actions}]}}]}}"#);
-    call(format!("Action=PutUserPolicy&PolicyName=p&PolicyDocument={policy}"));
-    let keys = call("Action=CreateAccessKey".into());
-    let tag = |tag: &str| keys.split_once(&format!("<{tag}>")).unwrap().1.split_once("</").unwrap().0.to_owned();
-    (tag("AccessKeyId"), tag("SecretAccessKey"))
+pub fn user(server: &Server, name: &str, actions: &str) -> (String, String) {
+    let statement = format!(r#"{{"Effect":"Allow","Resource":"*","Action":[{actions}]}}"#);
+    server.aws_user(name, &format!(r#"{{"Version":"2012-10-17","Statement":[{statement}]}}"#))
 }
 
 #[tokio::test]
@@ -249,7 +358,34 @@ async fn answers_that_are_none() {
         ("400 Bad Request", r#"{"__type":"ThrottlingException","message":"marker"}"#, Cause::Unreachable, "limits the rate"),
         ("500 Oops", r#"{"__type":"InternalServiceError","Message":"marker"}"#, Cause::Unreachable, "failed inside"),
         ("503 Oops", "<marker>", Cause::Unreachable, "HTTP 503"),
-        ("403 Forbidden", "<html>marker", Cause::Refused, "HTTP 403"),
+        ("403 Forbidden", "<html>marker", Cause::BadAnswer, "what stands between"),
+        ("403 Forbidden", r#"{"error":"marker"}"#, Cause::BadAnswer, "HTTP 403"),
+        ("403 Forbidden", r#"{"code":"marker"}"#, Cause::BadAnswer, "HTTP 403"),
+        ("404 Not Found", "<html>marker", Cause::BadAnswer, "HTTP 404"),
+        ("401 Unauthorized", "marker", Cause::BadAnswer, "HTTP 401"),
+        ("403 Forbidden", r#"{"__type":"AccessDeniedException","Message":"marker"}"#, Cause::Refused, "allow secretsmanager:"),
+        ("403 Forbidden\r\nx-amzn-RequestId: r-1", r#"{"__type":"NewInAWS","message":"marker"}"#, Cause::Refused, "NewInAWS"),
+        ("403 Forbidden", "<ErrorResponse><Error><Code>AccessDenied</Code></Error>marker", Cause::Refused, "AccessDenied"),
+        ("400 Bad Request", r#"{"__type":"RequestTimeTooSkewed","message":"marker"}"#, Cause::Unreachable, "clock is wrong"),
+        (
+            "400 Bad Request",
+            r#"{"__type":"InvalidSignatureException","message":"Signature expired: 20260101 marker"}"#,
+            Cause::Unreachable,
+            "clock is wrong",
+        ),
+        (
+            "400 Bad Request",
+            r#"{"__type":"InvalidSignatureException","message":"Signature not yet current: marker"}"#,
+            Cause::Unreachable,
+            "clock is wrong",
+        ),
+        (
+            "400 Bad Request",
+            r#"{"__type":"InvalidSignatureException","message":"marker"}"#,
+            Cause::Refused,
+            "secret key is wrong",
+        ),
+        ("400 Bad Request", r#"{"__type":"ExpiredTokenException","message":"marker"}"#, Cause::Refused, "no longer, valid"),
         ("400 Bad Request", r#"{"__type":"DecryptionFailure","Message":"marker"}"#, Cause::Refused, "kms:Decrypt"),
         ("400 Bad Request", r#"{"__type":"marker marker","Message":"marker"}"#, Cause::BadAnswer, "HTTP 400"),
         ("200 OK", "marker", Cause::BadAnswer, "not one of AWS"),
@@ -272,6 +408,7 @@ async fn nobody_there_and_nobody_we_are() {
     }
     let folder = tempfile::tempdir().unwrap();
     let nobody = AwsSecretsManager::new(settings(servers::moto().port, folder.path().join("none"))).unwrap();
+    assert_eq!(nobody.login().unwrap().method, "credentials-file");
     assert_failed(fetch_one(&nobody, "a", None).await, Cause::Unreachable, "credentials");
     assert!(AwsSecretsManager::new(Settings { region: "eu west".into(), ..settings(1, PathBuf::new()) }).is_err());
 }

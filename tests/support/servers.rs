@@ -63,6 +63,25 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Makes an IAM user with this policy at moto, and returns its key's id and secret. Three calls.
+    pub fn aws_user(&self, name: &str, policy: &str) -> (String, String) {
+        let scope = "AWS4-HMAC-SHA256 Credential=AKIAOWNER/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0";
+        let call = |query: String| {
+            let headers = [("Authorization", scope), ("Content-Type", "application/x-www-form-urlencoded")];
+            let body = format!("Version=2010-05-08&UserName={name}&{query}");
+            let (status, answer) = http(self.port, "POST", "/", &headers, &body).unwrap();
+            assert_eq!(status, 200, "{answer}");
+            answer
+        };
+        call("Action=CreateUser".into());
+        call(format!("Action=PutUserPolicy&PolicyName=p&PolicyDocument={policy}"));
+        let keys = call("Action=CreateAccessKey".into());
+        let tag = |tag: &str| keys.split_once(&format!("<{tag}>")).unwrap().1.split_once("</").unwrap().0.to_owned();
+        (tag("AccessKeyId"), tag("SecretAccessKey"))
+    }
+}
+
 /// The token of every OpenBao that is started here.
 pub const ROOT_TOKEN: &str = "marker-root-token";
 
@@ -242,6 +261,25 @@ pub fn listener(answer: &str) -> (u16, Arc<Mutex<Seen>>) {
             }
         }
     })
+}
+
+/// A listener that answers each request as it is told to, and keeps connections open.
+pub fn answering(answer: impl Fn(&[u8]) -> String + Send + Sync + 'static) -> (u16, Arc<Mutex<Seen>>) {
+    listen("127.0.0.1", move |mut client, seen| {
+        while let Some(request) = read_request(&mut client) {
+            let answer = answer(&request);
+            seen.lock().unwrap().bytes.extend(request);
+            if client.write_all(answer.as_bytes()).is_err() {
+                break;
+            }
+        }
+    })
+}
+
+/// An answer of an API that speaks JSON. More headers can follow the status on lines of their own.
+pub fn json(status: &str, body: &str) -> String {
+    let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: {}", body.len());
+    format!("{head}\r\n\r\n{body}")
 }
 
 /// A listener that hands everything on to a server on this host, and remembers it.

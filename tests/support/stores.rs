@@ -45,21 +45,16 @@ pub async fn aws_put(server: &Server, name: &str, value: &str) {
     }
 }
 
-/// Makes an IAM user with this policy, and returns its two keys. Three calls.
-pub fn aws_user(server: &Server, name: &str, policy: &str) -> (String, String) {
-    let scope = "AWS4-HMAC-SHA256 Credential=AKIAOWNER/20260101/us-east-1/iam/aws4_request, SignedHeaders=host, Signature=0";
-    let call = |query: String| {
-        let headers = [("Authorization", scope), ("Content-Type", "application/x-www-form-urlencoded")];
-        let body = format!("Version=2010-05-08&UserName={name}&{query}");
-        let (status, answer) = super::servers::http(server.port, "POST", "/", &headers, &body).unwrap();
-        assert_eq!(status, 200, "{answer}");
-        answer
-    };
-    call("Action=CreateUser".into());
-    call(format!("Action=PutUserPolicy&PolicyName=p&PolicyDocument={policy}"));
-    let keys = call("Action=CreateAccessKey".into());
-    let tag = |tag: &str| keys.split_once(&format!("<{tag}>")).unwrap().1.split_once("</").unwrap().0.to_owned();
-    (tag("AccessKeyId"), tag("SecretAccessKey"))
+/// Makes a parameter at the AWS API, or gives it a new version.
+#[cfg(feature = "aws-parameter-store")]
+pub async fn parameter_put(server: &Server, name: &str, value: &str) {
+    let config = aws_sdk_ssm::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("eu-west-1"))
+        .credentials_provider(Credentials::new("AKIAOWNER", "owner", None, None, "test"))
+        .endpoint_url(server.url());
+    let call = aws_sdk_ssm::Client::from_conf(config.build()).put_parameter().name(name).value(value).overwrite(true);
+    call.r#type(aws_sdk_ssm::types::ParameterType::SecureString).send().await.unwrap();
 }
 
 /// `[source.aws]` at this port, and the environment in which the daemon finds its keys.

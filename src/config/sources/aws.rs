@@ -1,19 +1,32 @@
-//! `[source.NAME]` of AWS.
+//! `[source.NAME]` of AWS: Secrets Manager and Parameter Store. Both log in alike.
 
-use super::{Freshness, KIND, MAX_STALE, REFRESH_EVERY, freshness, required};
+use super::{FileRef, Freshness, KIND, MAX_STALE, REFRESH_EVERY, freshness, required};
 use crate::config::{
-    address::{plain, url},
+    address::{file_ref, plain, url},
     read::{Key, Section, key},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AwsSettings {
     pub region: String,
-    /// In place of the region's own: a VPC endpoint, or a stand-in under test.
+    /// In place of the region's own: a VPC endpoint, or a stand-in under test. Of the API that is read, and never of STS.
     pub endpoint: Option<String>,
     /// Of the shared AWS configuration files; otherwise the SDK's usual chain.
     pub profile: Option<String>,
+    /// In place of the shared credentials file.
+    pub credentials_file: Option<FileRef>,
+    /// To be taken with these credentials.
+    pub role: Option<AwsRole>,
     pub freshness: Freshness,
+}
+
+/// A role of this account or another, and what its owner asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsRole {
+    pub arn: String,
+    pub external_id: Option<String>,
+    /// Of STS, in place of the region's own.
+    pub sts_endpoint: Option<String>,
 }
 
 pub(in crate::config) const KEYS: &[Key] = &[
@@ -21,6 +34,10 @@ pub(in crate::config) const KEYS: &[Key] = &[
     key("region", "\"eu-west-1\""),
     key("endpoint", "\"https://vpce-0123.secretsmanager.eu-west-1.vpce.amazonaws.com\""),
     key("profile", "\"valetkey\""),
+    key("credentials-file", "\"credential:aws\""),
+    key("role-arn", "\"arn:aws:iam::123456789012:role/valetkey\""),
+    key("external-id", "\"valetkey-of-example-com\""),
+    key("sts-endpoint", "\"https://vpce-0123.sts.eu-west-1.vpce.amazonaws.com\""),
     REFRESH_EVERY,
     MAX_STALE,
 ];
@@ -29,11 +46,43 @@ pub(super) fn read(section: &Section<'_>) -> Option<AwsSettings> {
     let region = required(section, "region", |key| section.parsed(key, region));
     let endpoint = section.parsed("endpoint", url);
     let profile = section.parsed("profile", plain);
+    let credentials_file = section.parsed("credentials-file", file_ref);
+    let role = role(section);
     let freshness = freshness(section);
-    Some(AwsSettings { region: region?, endpoint, profile, freshness })
+    Some(AwsSettings { region: region?, endpoint, profile, credentials_file, role, freshness })
+}
+
+fn role(section: &Section<'_>) -> Option<AwsRole> {
+    let arn = section.parsed("role-arn", role_arn);
+    let external_id = section.parsed("external-id", external_id);
+    let sts_endpoint = section.parsed("sts-endpoint", url);
+    if !section.has("role-arn") {
+        for key in ["external-id", "sts-endpoint"].into_iter().filter(|key| section.has(key)) {
+            section.reject_for(key, "is for a role, and there is no `role-arn`", "role-arn = \"ARN\" beside it, or no such key");
+        }
+    }
+    Some(AwsRole { arn: arn?, external_id, sts_endpoint })
 }
 
 fn region(text: &str) -> Result<String, &'static str> {
     let fits = text.len() <= 32 && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if fits { Ok(text.into()) } else { Err("is not a region's name") }
+}
+
+fn role_arn(text: &str) -> Result<String, &'static str> {
+    let wrong = "is not the ARN of a role";
+    let mut parts = text.splitn(6, ':');
+    let mut next = || parts.next().unwrap_or_default();
+    let (start, partition, service, region, account, role) = (next(), next(), next(), next(), next(), next());
+    let of_iam = start == "arn" && partition.starts_with("aws") && service == "iam" && region.is_empty();
+    let of_account = account.len() == 12 && account.bytes().all(|b| b.is_ascii_digit());
+    let named = role.strip_prefix("role/").is_some_and(|name| !name.is_empty() && !name.contains(char::is_whitespace));
+    if of_iam && of_account && named && text.len() <= 2048 { Ok(text.into()) } else { Err(wrong) }
+}
+
+/// As the API reference of `AssumeRole` has it.
+fn external_id(text: &str) -> Result<String, &'static str> {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"_+=,.@:/-".contains(&b);
+    let fits = (2..=1224).contains(&text.len()) && text.bytes().all(known);
+    if fits { Ok(text.into()) } else { Err("must be 2 to 1,224 letters, digits and `_+=,.@:/-`") }
 }
