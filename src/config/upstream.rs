@@ -103,7 +103,9 @@ fn parameter_store(aws: &AwsSettings, paths: BTreeSet<&str>, kms_keys: &[String]
     };
     let (folders, names): (Vec<_>, Vec<_>) = paths.into_iter().partition(|path| path.ends_with('/'));
     let names: BTreeSet<String> = names.into_iter().map(resource).collect();
-    let folders: BTreeSet<String> = folders.into_iter().map(|folder| resource(folder.trim_end_matches('/'))).collect();
+    // AWS compares the folder as it is asked for, and with a `/` at its end that is another text.
+    let folders: BTreeSet<String> =
+        folders.into_iter().map(|folder| resource(folder.trim_end_matches('/'))).flat_map(|it| [format!("{it}/"), it]).collect();
     let mut statements = Vec::new();
     if !names.is_empty() {
         statements.push(statement("ReadParameters", "ssm:GetParameters", names.into_iter().collect()));
