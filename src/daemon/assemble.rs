@@ -102,25 +102,41 @@ fn say<T>(built: Result<T, crate::source::SourceError>) -> Result<T, String> {
 }
 
 fn vault_settings(settings: &VaultSettings, captured: &Captured, concurrency: usize) -> Result<vault::Settings, String> {
-    let login = match &settings.auth {
+    let certificate = settings.client_certificate.as_ref();
+    Ok(vault::Settings {
+        address: settings.address.clone(),
+        namespace: settings.namespace.clone(),
+        login: vault_login(&settings.auth, captured)?,
+        mount: settings.mount.clone(),
+        engine: if settings.kv_version == 1 { vault::Engine::V1 } else { vault::Engine::V2 },
+        ca_file: settings.ca_file.as_ref().map(|file| captured.file(file)).transpose()?,
+        client_certificate: certificate
+            .map(|(certificate, key)| Ok::<_, String>((captured.file(certificate)?, captured.file(key)?)))
+            .transpose()?,
+        concurrency,
+    })
+}
+
+fn vault_login(auth: &VaultAuth, captured: &Captured) -> Result<vault::Login, String> {
+    Ok(match auth {
         VaultAuth::TokenFile(file) => vault::Login::TokenFile(captured.file(file)?),
-        VaultAuth::AppRole { role_id, secret_id, mount } => vault::Login::AppRole {
+        VaultAuth::AppRole { role_id, secret_id, mount, wrapped, delete_after_read } => vault::Login::AppRole {
             mount: mount.clone(),
             role_id: match role_id {
                 RoleId::Inline(id) => id.clone(),
                 RoleId::File(file) => read_line(&captured.file(file)?)?,
             },
             secret_id_file: captured.file(secret_id)?,
+            wrapped: *wrapped,
+            delete_after_read: *delete_after_read,
         },
-    };
-    Ok(vault::Settings {
-        address: settings.address.clone(),
-        namespace: settings.namespace.clone(),
-        login,
-        mount: settings.mount.clone(),
-        engine: if settings.kv_version == 1 { vault::Engine::V1 } else { vault::Engine::V2 },
-        ca_file: settings.ca_file.as_ref().map(|file| captured.file(file)).transpose()?,
-        concurrency,
+        VaultAuth::Jwt { role, token_file, mount } => {
+            vault::Login::Jwt { mount: mount.clone(), role: role.clone(), token_file: captured.file(token_file)? }
+        }
+        VaultAuth::Kubernetes { role, token_file, mount } => {
+            vault::Login::Kubernetes { mount: mount.clone(), role: role.clone(), token_file: captured.file(token_file)? }
+        }
+        VaultAuth::Certificate { role, mount } => vault::Login::Certificate { mount: mount.clone(), role: role.clone() },
     })
 }
 

@@ -1,6 +1,11 @@
 //! The files that hold a source's own way in: an age identity, a Vault token, an AppRole's secret id.
 
-use std::{fs::File, io::Read, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs::{File, Metadata},
+    io::Read,
+    os::unix::fs::MetadataExt,
+    path::Path,
+};
 
 use zeroize::Zeroizing;
 
@@ -12,6 +17,15 @@ const LONGEST: usize = 64 * 1024;
 /// Reads such a file, without the white space around it. One that others on the host may read or write is refused: what is in it
 /// opens everything.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+    read_where(path, |facts| is_private(facts.mode(), facts.gid()))
+}
+
+/// The same with a file that others may read, because whoever writes it makes it so: a projected token of Kubernetes.
+pub(super) fn read_shared(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+    read_where(path, |facts| facts.mode() & 0o002 == 0)
+}
+
+fn read_where(path: &Path, is_fit: impl FnOnce(&Metadata) -> bool) -> Result<Zeroizing<Vec<u8>>, SourceError> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| SourceError::new(Cause::Refused, format!("cannot read {shown}: {error}"));
     let file = File::open(path).map_err(unreadable)?;
@@ -19,7 +33,7 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
     if !facts.is_file() {
         return Err(SourceError::new(Cause::Refused, format!("{shown} is not a file")));
     }
-    if !is_private(facts.mode(), facts.gid()) {
+    if !is_fit(&facts) {
         let problem =
             format!("{shown} can be read or written by others on this host: chmod 600 {shown}, and replace the key in it");
         return Err(SourceError::new(Cause::Refused, problem));

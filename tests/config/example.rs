@@ -19,7 +19,7 @@ fn the_shipped_example_has_no_problem() {
     let config = etc.load().unwrap();
     assert_eq!(config.daemon, DaemonSettings::default());
     let kinds: Vec<_> = config.sources.values().map(|source| source.kind()).collect();
-    assert_eq!(kinds, ["environment", "aws-secrets-manager", "sealed-file", "vault", "vault"]);
+    assert_eq!(kinds, ["environment", "aws-secrets-manager", "sealed-file", "vault", "vault", "vault", "vault", "vault"]);
     assert_eq!(config.policy.granted().len(), config.secrets.len());
 }
 

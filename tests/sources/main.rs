@@ -11,7 +11,7 @@ mod vault;
 
 use std::collections::HashMap;
 
-use valetkey::source::{Cause, Fetched, Source, SourceError, Wanted};
+use valetkey::source::{Cause, Checked, Fetched, Known, Source, SourceError, Wanted};
 
 fn wanted(secret: &str, path: &str, field: Option<&str>) -> Wanted {
     Wanted { secret: secret.parse().unwrap(), path: path.into(), field: field.map(str::to_owned), stage: None }
@@ -34,6 +34,21 @@ async fn fetch(source: &dyn Source, wanted: &[Wanted]) -> Outcomes {
     let mut answered: Vec<_> = outcomes.keys().cloned().collect();
     answered.sort();
     assert_eq!(answered, names);
+    outcomes
+}
+
+/// Checks, with what holds for every check: one outcome for each known secret, and no value in any words.
+async fn check(source: &dyn Source, known: &[Known]) -> HashMap<String, Result<Checked, SourceError>> {
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    source.check(known, sender).await;
+    let mut outcomes = HashMap::new();
+    while let Some((name, outcome)) = receiver.recv().await {
+        let words = format!("{outcome:?} {}", outcome.as_ref().err().map(ToString::to_string).unwrap_or_default());
+        assert!(!words.contains("marker"), "an outcome shows a value or a token: {words}");
+        assert!(outcomes.insert(name.to_string(), outcome).is_none(), "two outcomes for {name}");
+    }
+    assert_eq!(outcomes.len(), known.len());
+    assert!(known.iter().all(|known| outcomes.contains_key(known.wanted.secret.as_str())));
     outcomes
 }
 

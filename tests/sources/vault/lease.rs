@@ -1,0 +1,1 @@
+//! Credentials that an engine makes for us, and their leases.
