@@ -17,15 +17,15 @@ const LONGEST: usize = 64 * 1024;
 /// Reads such a file, without the white space around it. One that others on the host may read or write is refused: what is in it
 /// opens everything.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-    read_where(path, |facts| is_private(facts.mode(), facts.gid()))
+    read_where(path, "read or written", |facts| is_private(facts.mode(), facts.gid()))
 }
 
 /// The same with a file that others may read, because whoever writes it makes it so: a projected token of Kubernetes.
 pub(super) fn read_shared(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
-    read_where(path, |facts| facts.mode() & 0o002 == 0)
+    read_where(path, "written", |facts| facts.mode() & 0o002 == 0)
 }
 
-fn read_where(path: &Path, is_fit: impl FnOnce(&Metadata) -> bool) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+fn read_where(path: &Path, fault: &str, is_fit: impl FnOnce(&Metadata) -> bool) -> Result<Zeroizing<Vec<u8>>, SourceError> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| SourceError::new(Cause::Refused, format!("cannot read {shown}: {error}"));
     let file = File::open(path).map_err(unreadable)?;
@@ -34,8 +34,7 @@ fn read_where(path: &Path, is_fit: impl FnOnce(&Metadata) -> bool) -> Result<Zer
         return Err(SourceError::new(Cause::Refused, format!("{shown} is not a file")));
     }
     if !is_fit(&facts) {
-        let problem =
-            format!("{shown} can be read or written by others on this host: chmod 600 {shown}, and replace the key in it");
+        let problem = format!("{shown} can be {fault} by others on this host: chmod 600 {shown}, and replace the key in it");
         return Err(SourceError::new(Cause::Refused, problem));
     }
     let mut content = Zeroizing::new(Vec::with_capacity(LONGEST + 1));

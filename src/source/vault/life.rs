@@ -82,7 +82,7 @@ impl Life {
         let doubled = FIRST_PAUSE * 2u32.pow(self.unanswered.min(6));
         self.unanswered = self.unanswered.saturating_add(1);
         let mut pause = doubled.min(LONGEST_PAUSE).mul_f64(0.75 + 0.25 * chance);
-        if let Some(left) = self.left(now) {
+        if let Some(left) = self.left(now).filter(|left| !left.is_zero()) {
             // Close to the end each second counts: somebody may be back in time.
             pause = pause.min((left / 2).max(SHORTEST));
         }
@@ -224,6 +224,8 @@ mod tests {
             assert_eq!(planned(&life, now + HOUR - Duration::from_secs(left)), (pause, Step::Renew));
         }
         assert_eq!(life.step(now + HOUR), Step::LogIn, "what has run out is not renewed");
+        life.unreachable(now + HOUR, None, 1.0);
+        assert_eq!(planned(&life, now + HOUR).0, 60.0);
         life.unreachable(now + HOUR, Some(Duration::from_secs(120)), 1.0);
         assert_eq!(planned(&life, now + HOUR).0, 120.0, "the server asked for patience");
     }

@@ -8,16 +8,16 @@ use std::{
 use super::*;
 use crate::servers::Seen;
 
-/// An AppRole of its own with this body, a policy that reads `secret/data/NAME/*`, and its login.
+/// An AppRole in a mount of its own with this body, a policy that reads `secret/data/NAME/*`, and its login.
 pub fn role(server: &Server, folder: &Path, name: &str, body: &str) -> Login {
-    servers::http(server.port, "POST", "/v1/sys/auth/approle", &[("X-Vault-Token", ROOT_TOKEN)], r#"{"type":"approle"}"#)
-        .unwrap();
+    server.vault("POST", &format!("sys/auth/{name}"), r#"{"type":"approle"}"#);
     allow(server, name, &["read"]);
-    server.vault("POST", &format!("auth/approle/role/{name}"), &format!(r#"{{"token_policies":"{name}",{body}}}"#));
-    server.vault("POST", &format!("auth/approle/role/{name}/role-id"), &format!(r#"{{"role_id":"{name}"}}"#));
+    server.vault("POST", &format!("auth/{name}/role/r"), &format!(r#"{{"token_policies":"{name}",{body}}}"#));
+    server.vault("POST", &format!("auth/{name}/role/r/role-id"), r#"{"role_id":"the-role"}"#);
     let secret_id = format!("marker-secret-id-{name}");
-    server.vault("POST", &format!("auth/approle/role/{name}/custom-secret-id"), &format!(r#"{{"secret_id":"{secret_id}"}}"#));
-    app_role_login("approle", name, private(folder, name, &secret_id))
+    let body = format!(r#"{{"secret_id":"{secret_id}"}}"#);
+    server.vault("POST", &format!("auth/{name}/role/r/custom-secret-id"), &body);
+    app_role_login(name, "the-role", private(folder, name, &secret_id))
 }
 
 /// What the role's policy allows on its data; metadata may be read.
@@ -33,7 +33,7 @@ fn count(seen: &Arc<Mutex<Seen>>, text: &str) -> usize {
     seen.lock().unwrap().count(text)
 }
 
-const LOGIN: &str = "POST /v1/auth/approle/login";
+const LOGIN: &str = "/login HTTP";
 const RENEW: &str = "POST /v1/auth/token/renew-self";
 const LOOKUP: &str = "GET /v1/auth/token/lookup-self";
 
@@ -124,7 +124,7 @@ async fn a_token_revoked_from_outside_is_replaced_once() {
     let source = vault(Settings { login, ..settings(port) });
     let all: Vec<_> = paths.iter().enumerate().map(|(i, path)| wanted(&format!("s{i}"), path, None)).collect();
     fetch(&source, &all).await.values().for_each(|outcome| assert_value(outcome, b"marker-app"));
-    server.vault("POST", "sys/leases/revoke-prefix/auth/approle/login", "");
+    server.vault("POST", "sys/leases/revoke-prefix/auth/outside/login", "");
     fetch(&source, &all).await.values().for_each(|outcome| assert_value(outcome, b"marker-app"));
     assert_eq!((count(&seen, LOGIN), count(&seen, LOOKUP)), (2, 1));
     // A policy that does not allow the path is no reason to log in.
@@ -135,11 +135,11 @@ async fn a_token_revoked_from_outside_is_replaced_once() {
     }
     assert_eq!((count(&seen, LOGIN), count(&seen, LOOKUP)), (2, 6));
     // When the way in is closed too, that is a refusal.
-    server.vault("DELETE", "auth/approle/role/outside", "");
-    server.vault("POST", "sys/leases/revoke-prefix/auth/approle/login", "");
+    server.vault("DELETE", "auth/outside/role/r", "");
+    server.vault("POST", "sys/leases/revoke-prefix/auth/outside/login", "");
     for _ in 0..5 {
         for outcome in fetch(&source, &all).await.into_values() {
-            assert_failed(outcome, Cause::Refused, "the AppRole login at auth/approle: refused");
+            assert_failed(outcome, Cause::Refused, "the AppRole login at auth/outside: refused");
         }
     }
     assert_eq!(count(&seen, LOGIN), 3, "a refused login is not tried again at once");
