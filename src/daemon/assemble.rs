@@ -30,6 +30,8 @@ pub struct Captured {
     names: Vec<String>,
     /// `$CREDENTIALS_DIRECTORY`: where systemd puts what the unit loads.
     credentials: Option<PathBuf>,
+    /// What Vault sources could read only once, for those that are made anew.
+    secret_ids: vault::SecretIds,
 }
 
 /// Takes every variable that is a secret, through `take`, which must leave none behind. Those that no tool may have are dropped: they
@@ -47,7 +49,8 @@ pub fn capture(config: &Config, take: impl Fn(&str) -> Option<SecretValue>) -> C
         taken.filter_map(|(variable, keep, value)| Some((variable.to_owned(), value.filter(|_| keep)?))).collect();
     let names = values.keys().cloned().collect();
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    Captured { values: Arc::new(Environment::new(environment::Settings { values })), names, credentials }
+    let values = Arc::new(Environment::new(environment::Settings { values }));
+    Captured { values, names, credentials, secret_ids: vault::SecretIds::default() }
 }
 
 impl Captured {
@@ -114,6 +117,7 @@ fn vault_settings(settings: &VaultSettings, captured: &Captured, concurrency: us
             .map(|(certificate, key)| Ok::<_, String>((captured.file(certificate)?, captured.file(key)?)))
             .transpose()?,
         concurrency,
+        secret_ids: captured.secret_ids.clone(),
     })
 }
 

@@ -23,6 +23,8 @@ use std::{
 
 use secrecy::SecretString;
 
+pub use self::login::SecretIds;
+
 use self::{client::Access, lease::Leases, login::Server, read::is_path, token::Tokens};
 use super::{Calls, Cause, CheckOutcomes, Checked, Known, LoginFacts, Outcomes, Source, SourceError, Wanted, Working};
 
@@ -43,6 +45,8 @@ pub struct Settings {
     pub client_certificate: Option<(PathBuf, PathBuf)>,
     /// The most calls at a time; 0 means 1.
     pub concurrency: usize,
+    /// What AppRole logins can read only once.
+    pub secret_ids: SecretIds,
 }
 
 /// How to get a token. Files are read at each login, so what is in them can be replaced at any time.

@@ -7,11 +7,12 @@ mod token;
 
 use std::{
     fs::{self, Permissions},
+    io::{Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use valetkey::source::vault::{Engine, Login, Settings, Vault};
+use valetkey::source::vault::{Engine, Login, SecretIds, Settings, Vault};
 
 use super::*;
 use crate::servers::{ROOT_TOKEN, Server};
@@ -26,6 +27,7 @@ fn settings(port: u16) -> Settings {
         ca_file: None,
         client_certificate: None,
         concurrency: 4,
+        secret_ids: SecretIds::default(),
     }
 }
 
@@ -276,6 +278,32 @@ async fn answers_that_are_none() {
     let (cut_off, _) = servers::listener("HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n{\"data\":\"marker");
     assert_failed(fetch_one(&vault(settings(cut_off)), "app", None).await, Cause::Unreachable, "broke");
     assert_failed(fetch_one(&vault(settings(servers::free_port())), "app", None).await, Cause::Unreachable, "Connection refused");
+}
+
+/// A listener that gives each caller the next of these answers.
+fn in_turn(answers: Vec<String>) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (client, answer) in listener.incoming().zip(answers) {
+            let mut client = client.unwrap();
+            let _ = client.read(&mut [0; 4096]).unwrap();
+            client.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_node_that_catches_up() {
+    let behind = "HTTP/1.1 412 Behind\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_owned();
+    let body = r#"{"data":{"data":{"value":"marker"},"metadata":{"version":1}}}"#;
+    let good = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let source = vault(settings(in_turn(vec![behind.clone(), behind, good])));
+    assert_value(&fetch_one(&source, "app", None).await, b"marker");
+    let counts = source.calls().unwrap().counts();
+    let (_, reads) = counts.iter().find(|(name, _)| *name == "GET kv/data").unwrap();
+    assert_eq!((reads.latency.count(), reads.failed()[&Cause::Unreachable]), (3, 2));
 }
 
 #[tokio::test]

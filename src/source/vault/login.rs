@@ -1,6 +1,7 @@
 //! The ways to get a token, and what the server is asked about one.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -18,7 +19,7 @@ use vaultrs::api::auth::{
 
 use super::{
     super::{Cause, SourceError, field::Json, key_file},
-    Login,
+    Login, Settings,
     client::{Access, Call, Client, is_token, is_true, seconds},
     errors::{Asked, Failed, Of},
     life::Terms,
@@ -30,8 +31,24 @@ use crate::secret::SecretValue;
 #[derive(Debug)]
 pub(super) struct Server {
     access: Arc<Access>,
-    /// A secret id whose file is gone, or held a wrapping token that is used up.
-    secret_id: Mutex<Option<Kept>>,
+}
+
+/// Secret ids whose file is gone, or held a wrapping token that is used up, by who logs in with them. Sources that are made anew when
+/// configuration is read again find them here.
+#[derive(Debug, Clone, Default)]
+pub struct SecretIds(Arc<Mutex<BTreeMap<Whose, Kept>>>);
+
+/// The server and its namespace, the mount, the role, and the file.
+type Whose = (String, Option<String>, String, String, PathBuf);
+
+impl SecretIds {
+    fn get(&self, whose: &Whose) -> Option<Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(whose).cloned()
+    }
+
+    fn keep(&self, whose: Whose, kept: Kept) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(whose, kept);
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -58,7 +75,7 @@ impl Stamp {
 
 impl Server {
     pub fn new(access: Arc<Access>) -> Self {
-        Self { access, secret_id: Mutex::default() }
+        Self { access }
     }
 
     async fn log_in_by(&self, login: &Login) -> Result<Granted, SourceError> {
@@ -69,7 +86,7 @@ impl Server {
             }
             Login::TokenFile(path) => self.take_token(path).await,
             Login::AppRole { mount, role_id, secret_id_file, wrapped, delete_after_read } => {
-                let (secret_id, stamp) = self.secret_id(mount, secret_id_file, *wrapped, *delete_after_read).await?;
+                let (secret_id, stamp) = self.secret_id(mount, role_id, secret_id_file, *wrapped, *delete_after_read).await?;
                 let client = self.access.client(None)?;
                 let secret_id = secret_id.expose(|bytes| text(bytes, secret_id_file))?;
                 let call = LoginWithApproleRequest { mount: mount.clone(), role_id: role_id.clone(), secret_id };
@@ -122,13 +139,16 @@ impl Server {
     async fn secret_id(
         &self,
         mount: &str,
+        role_id: &str,
         path: &Path,
         wrapped: bool,
         deleted: bool,
     ) -> Result<(Arc<SecretValue>, Option<Stamp>), SourceError> {
         let stamp = Stamp::of(path);
-        let kept = self.secret_id.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(kept) = kept.filter(|kept| (wrapped || deleted) && (stamp.is_none() || stamp == kept.stamp)) {
+        let Settings { address, namespace, secret_ids, .. } = &self.access.settings;
+        let whose = (address.clone(), namespace.clone(), mount.to_owned(), role_id.to_owned(), path.to_owned());
+        if let Some(kept) = secret_ids.get(&whose).filter(|kept| (wrapped || deleted) && (stamp.is_none() || stamp == kept.stamp))
+        {
             return Ok((kept.value, kept.stamp));
         }
         let content = self.access.local(key_file::read(path))?;
@@ -138,8 +158,7 @@ impl Server {
         };
         let value = Arc::new(value);
         if wrapped || deleted {
-            let kept = Kept { value: value.clone(), stamp };
-            *self.secret_id.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+            secret_ids.keep(whose, Kept { value: value.clone(), stamp });
         }
         Ok((value, stamp))
     }

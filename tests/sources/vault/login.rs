@@ -100,6 +100,26 @@ async fn a_secret_id_that_is_deleted_after_its_use() {
     assert_failed(fetch_one(&source, "deleted/app", None).await, Cause::Refused, "used up");
     private(folder.path(), "secret-id", "marker-secret-id");
     assert_value(&fetch_one(&source, "deleted/app", None).await, b"marker-app");
+    // A source that is made anew, as when configuration is read again, finds what the one before could read only once.
+    private(folder.path(), "secret-id", "marker-secret-id");
+    let mut again = Settings {
+        login: Login::AppRole {
+            mount: "deleted".into(),
+            role_id: "the-role".into(),
+            secret_id_file: file.clone(),
+            wrapped: false,
+            delete_after_read: true,
+        },
+        ..settings(server.port)
+    };
+    for _ in 0..2 {
+        let source = vault(again.clone());
+        assert_value(&fetch_one(&source, "deleted/app", None).await, b"marker-app");
+        assert!(!file.exists());
+        source.close().await;
+    }
+    again.namespace = Some("elsewhere".into());
+    assert_failed(fetch_one(&vault(again), "deleted/app", None).await, Cause::Refused, "cannot read");
     // With a wrapping token it is the same.
     private(folder.path(), "secret-id", &wrapped(server, "auth/deleted/role/r/secret-id", "{}"));
     let source = by_app_role(server.port, "deleted", &file, true, true);
