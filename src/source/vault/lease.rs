@@ -122,10 +122,10 @@ impl Vault {
         let slot = self.leases.slot(path);
         let mut slot = slot.lock().await;
         let is_check = job.asked.iter().all(|asking| asking.known.is_some());
-        if let Some(lease) = slot.as_mut().filter(|lease| is_check && lease.is_live(token)) {
-            if let Fares::Well = look_after(client, rights, lease, path).await? {
-                return Ok(self.of_lease(lease, job));
-            }
+        if let Some(lease) = slot.as_mut().filter(|lease| is_check && lease.is_live(token))
+            && let Fares::Well = look_after(client, rights, lease, path).await?
+        {
+            return Ok(self.of_lease(lease, job));
         }
         *slot = None;
         let body = client.ask("GET other", Call::get(path), Asked::Secret(path)).await?;

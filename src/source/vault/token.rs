@@ -234,6 +234,10 @@ enum Next {
     Wait,
 }
 
+fn closed() -> SourceError {
+    SourceError::new(Cause::Unreachable, "the source is closed")
+}
+
 impl State {
     /// The attempt in flight, if anybody still drives it.
     fn flying(&self) -> Option<Shared<Attempt>> {
@@ -242,7 +246,7 @@ impl State {
 
     fn may_try(&self, now: Instant) -> Result<(), SourceError> {
         if self.closed {
-            return Err(SourceError::new(Cause::Unreachable, "the source is closed"));
+            return Err(closed());
         }
         self.life.may_try(now).map_err(|wait| {
             let again = SourceError::new(Cause::Unreachable, "the last login failed");
@@ -296,11 +300,20 @@ impl<U: Upstream> Inner<U> {
         // Read before the login reads the file: what replaces it meanwhile is seen as new.
         let stamp = self.upstream.stamp();
         let granted = self.upstream.log_in().await;
+        let is_closed = self.state().closed;
+        if let (Ok(Granted { token, .. }), true) = (&granted, is_closed) {
+            // Nobody is left to give it back later.
+            self.upstream.revoke(token).await;
+            return Err(closed());
+        }
         let (mut state, now, chance) = (self.state(), now(), self.upstream.chance());
         state.stamp = stamp.or(state.stamp);
         let result = granted.map(|Granted { token, terms, full }| {
-            state.generation += 1;
-            state.token = Some(Arc::new(Token { value: token, generation: state.generation }));
+            // A token that we are given may be the one we have: then what hangs on it stands.
+            if !state.token.as_ref().is_some_and(|held| held.value.same_as(&token)) {
+                state.generation += 1;
+                state.token = Some(Arc::new(Token { value: token, generation: state.generation }));
+            }
             state.life.logged_in(now, terms, full, chance);
         });
         if let Err(error) = &result {
