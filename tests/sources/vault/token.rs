@@ -176,3 +176,40 @@ async fn a_token_file_is_renewed_and_read_again() {
     source.close().await;
     assert_eq!(count(&seen, "revoke-self"), 0);
 }
+
+#[tokio::test]
+async fn two_sources_have_nothing_in_common() {
+    let server = servers::openbao();
+    let folder = tempfile::tempdir().unwrap();
+    let sources: Vec<_> = ["mine", "yours"]
+        .iter()
+        .map(|name| {
+            put(server, &format!("{name}/app"), &format!(r#"{{"value":"marker-{name}"}}"#));
+            vault(Settings { login: role(server, folder.path(), name, r#""token_ttl":"1h""#), ..settings(server.port) })
+        })
+        .collect();
+    assert_value(&fetch_one(&sources[0], "mine/app", None).await, b"marker-mine");
+    assert_value(&fetch_one(&sources[1], "yours/app", None).await, b"marker-yours");
+    assert_failed(fetch_one(&sources[0], "yours/app", None).await, Cause::Refused, "reading is refused");
+    sources[0].close().await;
+    assert_value(&fetch_one(&sources[1], "yours/app", None).await, b"marker-yours");
+}
+
+/// A token that is given is the same after each look at its file, and what hangs on it stands.
+#[tokio::test]
+async fn a_token_that_is_not_renewable_is_looked_at_again() {
+    let server = servers::openbao();
+    let (port, seen) = servers::proxy(server.port);
+    let folder = tempfile::tempdir().unwrap();
+    put(server, "ending/app", r#"{"value":"marker-app"}"#);
+    allow(server, "ending", &["read"]);
+    let body = r#"{"id":"marker-ending","policies":["ending"],"ttl":"5s","renewable":false}"#;
+    server.vault("POST", "auth/token/create", body);
+    let file = private(folder.path(), "token", "marker-ending");
+    let source = vault(Settings { login: Login::TokenFile(file), ..settings(port) });
+    assert_value(&fetch_one(&source, "ending/app", None).await, b"marker-app");
+    keep_for(&source, Duration::from_secs(7)).await;
+    assert_eq!(count(&seen, RENEW), 0);
+    assert!((2..=7).contains(&count(&seen, LOOKUP)), "{} questions", count(&seen, LOOKUP));
+    assert_failed(fetch_one(&source, "ending/app", None).await, Cause::Refused, "the token is wrong or has run out");
+}
