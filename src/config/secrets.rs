@@ -176,8 +176,12 @@ fn check_path(section: &Section<'_>, name: &str, path: &str, source: &SourceSett
             }
         }
         SourceSettings::Vault(_) => {
-            if let Err(why) = plain(path) {
+            // One that begins with `/` is read as it is, whatever engine it belongs to.
+            let whole = path.strip_prefix('/');
+            if let Err(why) = plain(whole.unwrap_or(path)) {
                 section.reject("path", format_args!("{why}{inherited}"));
+            } else if let Some(bare) = whole.and_then(|path| path.strip_prefix("v1/")) {
+                section.reject_for("path", "must leave out `/v1`", format!("path = \"/{bare}\""));
             }
         }
         _ => {}

@@ -116,6 +116,12 @@ const REFUSED: &[Refused] = &[
         why: INLINE,
         instead: "auth = { token-file = \"PATH\" }: put it into a file (0600) or a systemd credential",
     },
+    Refused {
+        name: "client-key",
+        means: "client-key-file",
+        why: INLINE,
+        instead: "client-key-file = \"PATH\": put it into a file (0600) or a systemd credential",
+    },
     Refused { name: "access-key-id", means: "profile", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },
     Refused { name: "secret-access-key", means: "profile", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },
     Refused { name: "session-token", means: "profile", why: INLINE, instead: "profile = \"NAME\", or give the host a role" },

@@ -29,6 +29,8 @@ pub struct Captured {
     names: Vec<String>,
     /// `$CREDENTIALS_DIRECTORY`: where systemd puts what the unit loads.
     credentials: Option<PathBuf>,
+    /// What Vault sources could read only once, for those that are made anew.
+    secret_ids: vault::SecretIds,
 }
 
 /// Takes every variable that is a secret, through `take`, which must leave none behind. Those that no tool may have are dropped: they
@@ -46,7 +48,8 @@ pub fn capture(config: &Config, take: impl Fn(&str) -> Option<SecretValue>) -> C
         taken.filter_map(|(variable, keep, value)| Some((variable.to_owned(), value.filter(|_| keep)?))).collect();
     let names = values.keys().cloned().collect();
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    Captured { values: Arc::new(Environment::new(environment::Settings { values })), names, credentials }
+    let values = Arc::new(Environment::new(environment::Settings { values }));
+    Captured { values, names, credentials, secret_ids: vault::SecretIds::default() }
 }
 
 impl Captured {
@@ -140,25 +143,42 @@ fn shared_aws_files() -> Vec<PathBuf> {
 }
 
 fn vault_settings(settings: &VaultSettings, captured: &Captured, concurrency: usize) -> Result<vault::Settings, String> {
-    let login = match &settings.auth {
+    let certificate = settings.client_certificate.as_ref();
+    Ok(vault::Settings {
+        address: settings.address.clone(),
+        namespace: settings.namespace.clone(),
+        login: vault_login(&settings.auth, captured)?,
+        mount: settings.mount.clone(),
+        engine: if settings.kv_version == 1 { vault::Engine::V1 } else { vault::Engine::V2 },
+        ca_file: settings.ca_file.as_ref().map(|file| captured.file(file)).transpose()?,
+        client_certificate: certificate
+            .map(|(certificate, key)| Ok::<_, String>((captured.file(certificate)?, captured.file(key)?)))
+            .transpose()?,
+        concurrency,
+        secret_ids: captured.secret_ids.clone(),
+    })
+}
+
+fn vault_login(auth: &VaultAuth, captured: &Captured) -> Result<vault::Login, String> {
+    Ok(match auth {
         VaultAuth::TokenFile(file) => vault::Login::TokenFile(captured.file(file)?),
-        VaultAuth::AppRole { role_id, secret_id, mount } => vault::Login::AppRole {
+        VaultAuth::AppRole { role_id, secret_id, mount, wrapped, delete_after_read } => vault::Login::AppRole {
             mount: mount.clone(),
             role_id: match role_id {
                 RoleId::Inline(id) => id.clone(),
                 RoleId::File(file) => read_line(&captured.file(file)?)?,
             },
             secret_id_file: captured.file(secret_id)?,
+            wrapped: *wrapped,
+            delete_after_read: *delete_after_read,
         },
-    };
-    Ok(vault::Settings {
-        address: settings.address.clone(),
-        namespace: settings.namespace.clone(),
-        login,
-        mount: settings.mount.clone(),
-        engine: if settings.kv_version == 1 { vault::Engine::V1 } else { vault::Engine::V2 },
-        ca_file: settings.ca_file.as_ref().map(|file| captured.file(file)).transpose()?,
-        concurrency,
+        VaultAuth::Jwt { role, token_file, mount } => {
+            vault::Login::Jwt { mount: mount.clone(), role: role.clone(), token_file: captured.file(token_file)? }
+        }
+        VaultAuth::Kubernetes { role, token_file, mount } => {
+            vault::Login::Kubernetes { mount: mount.clone(), role: role.clone(), token_file: captured.file(token_file)? }
+        }
+        VaultAuth::Certificate { role, mount } => vault::Login::Certificate { mount: mount.clone(), role: role.clone() },
     })
 }
 

@@ -129,6 +129,12 @@ impl<'a> Json<'a> {
         }
     }
 
+    /// What `judge` says of a text; false of everything else.
+    pub(super) fn text_is(self, judge: impl FnOnce(&str) -> bool) -> bool {
+        let plain = self.inside().and_then(unescape);
+        plain.is_some_and(|plain| std::str::from_utf8(&plain).is_ok_and(judge))
+    }
+
     /// The bytes of a text, or the JSON text of a number or a boolean. `None` for everything else.
     pub(super) fn leaf(self) -> Option<Result<SecretValue, SourceError>> {
         let broken = || bad(None, "holds half of a \\u pair");

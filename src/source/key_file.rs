@@ -17,11 +17,20 @@ const LONGEST: usize = 64 * 1024;
 /// Reads such a file, without the white space around it. One that others on the host may read or write is refused: what is in it
 /// opens everything.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+    read_where(path, "read or written", |facts| is_private(facts.mode(), facts.gid()))
+}
+
+/// The same with a file that others may read, because whoever writes it makes it so: a projected token of Kubernetes.
+pub(super) fn read_shared(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+    read_where(path, "written", |facts| facts.mode() & 0o002 == 0)
+}
+
+fn read_where(path: &Path, fault: &str, is_fit: impl FnOnce(&Metadata) -> bool) -> Result<Zeroizing<Vec<u8>>, SourceError> {
     let shown = path.display();
     let unreadable = |error: std::io::Error| SourceError::new(Cause::Refused, format!("cannot read {shown}: {error}"));
     let file = File::open(path).map_err(unreadable)?;
     let facts = file.metadata().map_err(unreadable)?;
-    judge(path, &facts)?;
+    judge(path, &facts, fault, is_fit)?;
     let mut content = Zeroizing::new(Vec::with_capacity(LONGEST + 1));
     file.take(LONGEST as u64).read_to_end(&mut content).map_err(unreadable)?;
     let end = content.trim_ascii_end().len();
@@ -34,19 +43,19 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
     }
 }
 
-/// The same judgement of a file that somebody else will read. One that is not there is not judged.
+/// The same judgement of a private file that somebody else will read. One that is not there is not judged.
 pub(super) fn check(path: &Path) -> Result<(), SourceError> {
-    fs::metadata(path).map_or(Ok(()), |facts| judge(path, &facts))
+    fs::metadata(path)
+        .map_or(Ok(()), |facts| judge(path, &facts, "read or written", |facts| is_private(facts.mode(), facts.gid())))
 }
 
-fn judge(path: &Path, facts: &Metadata) -> Result<(), SourceError> {
+fn judge(path: &Path, facts: &Metadata, fault: &str, is_fit: impl FnOnce(&Metadata) -> bool) -> Result<(), SourceError> {
     let shown = path.display();
     if !facts.is_file() {
         return Err(SourceError::new(Cause::Refused, format!("{shown} is not a file")));
     }
-    if !is_private(facts.mode(), facts.gid()) {
-        let problem =
-            format!("{shown} can be read or written by others on this host: chmod 600 {shown}, and replace the key in it");
+    if !is_fit(facts) {
+        let problem = format!("{shown} can be {fault} by others on this host: chmod 600 {shown}, and replace the key in it");
         return Err(SourceError::new(Cause::Refused, problem));
     }
     Ok(())

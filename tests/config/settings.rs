@@ -19,7 +19,19 @@ fn the_example_reads_as_it_is_written() {
     assert_eq!(vault.auth, VaultAuth::TokenFile(FileRef::Credential("vault-token".into())));
     let SourceSettings::Vault(vault) = &config.sources["vault-approle"] else { panic!() };
     let secret_id = FileRef::Credential("vault-secret-id".into());
-    assert_eq!(vault.auth, VaultAuth::AppRole { role_id: RoleId::Inline("valetkey".into()), secret_id, mount: "approle".into() });
+    let role_id = RoleId::Inline("valetkey".into());
+    let mount = "approle".into();
+    assert_eq!(vault.auth, VaultAuth::AppRole { role_id, secret_id, mount, wrapped: false, delete_after_read: false });
+    let SourceSettings::Vault(vault) = &config.sources["vault-jwt"] else { panic!() };
+    let token_file = FileRef::Path("/run/spiffe/valetkey.jwt".into());
+    assert_eq!(vault.auth, VaultAuth::Jwt { role: "valetkey".into(), token_file, mount: "jwt".into() });
+    let SourceSettings::Vault(vault) = &config.sources["vault-kubernetes"] else { panic!() };
+    let token_file = FileRef::Path("/var/run/secrets/kubernetes.io/serviceaccount/token".into());
+    assert_eq!(vault.auth, VaultAuth::Kubernetes { role: "valetkey".into(), token_file, mount: "kubernetes".into() });
+    let SourceSettings::Vault(vault) = &config.sources["vault-certificate"] else { panic!() };
+    assert_eq!(vault.auth, VaultAuth::Certificate { role: Some("valetkey".into()), mount: "cert".into() });
+    let key = FileRef::Credential("vault-client-key".into());
+    assert_eq!(vault.client_certificate, Some((FileRef::Path("/etc/valetkey/vault-client.pem".into()), key)));
     let SourceSettings::SealedFile(sealed) = &config.sources["sealed"] else { panic!() };
     assert_eq!(sealed.file, FileRef::Path("/etc/valetkey/secrets.age".into()));
 

@@ -1,12 +1,18 @@
 //! The key-value engines of the Vault API, against OpenBao.
 
+mod check;
+mod lease;
+mod login;
+mod token;
+
 use std::{
     fs::{self, Permissions},
+    io::{Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use valetkey::source::vault::{Engine, Login, Settings, Vault};
+use valetkey::source::vault::{Engine, Login, SecretIds, Settings, Vault};
 
 use super::*;
 use crate::servers::{ROOT_TOKEN, Server};
@@ -19,7 +25,9 @@ fn settings(port: u16) -> Settings {
         mount: "secret".into(),
         engine: Engine::V2,
         ca_file: None,
+        client_certificate: None,
         concurrency: 4,
+        secret_ids: SecretIds::default(),
     }
 }
 
@@ -77,7 +85,7 @@ async fn version_2_whole_and_in_part() {
         assert_eq!(seen.count(ROOT_TOKEN), 4);
     }
     assert_value(&fetch_one(&vault(settings(port)), "v2/a space & ?#%2F", None).await, b"marker-odd");
-    for path in ["", "../sys/health", "v2/./first", "v2//first", "/v2/first"] {
+    for path in ["", "../sys/health", "v2/./first", "v2//first", "/", "/v2//first", "//v2"] {
         assert_failed(fetch_one(&vault(settings(port)), path, None).await, Cause::NotFound, "not the path of a secret");
     }
 }
@@ -141,18 +149,18 @@ async fn app_role() {
     server.vault("POST", "auth/approle/role/r/custom-secret-id", r#"{"secret_id":"marker-secret-id"}"#);
     let role = |role_id: &str, secret_id: &str| {
         let secret_id_file = private(folder.path(), secret_id, &format!("{secret_id}\n"));
-        vault(Settings {
-            login: Login::AppRole { mount: "approle".into(), role_id: role_id.into(), secret_id_file },
-            ..settings(port)
-        })
+        vault(Settings { login: app_role_login("approle", role_id, secret_id_file), ..settings(port) })
     };
     let good = role("the-role", "marker-secret-id");
     let mut found = fetch(&good, &[wanted("mine", "role/mine", None), wanted("other", "role/other", None)]).await;
     assert_value(&found["mine"], b"marker-mine");
     assert_failed(found.remove("other").unwrap(), Cause::Refused, "secret/data/role/other: reading is refused");
+    fetch(&good, &[wanted("mine", "role/mine", None)]).await;
+    assert_eq!(seen.lock().unwrap().count("POST /v1/auth/approle/login"), 1, "the token is kept");
+    good.close().await;
+    good.close().await;
     assert_eq!(seen.lock().unwrap().count("POST /v1/auth/token/revoke-self"), 1, "the token is given back");
-    let (_, accessors) = server.vault("LIST", "auth/token/accessors", "");
-    assert_eq!(accessors.matches("keys").count(), 1);
+    assert_failed(fetch_one(&good, "role/mine", None).await, Cause::Unreachable, "closed");
 
     for (role_id, secret_id) in [("the-role", "marker-wrong"), ("marker-wrong", "marker-secret-id")] {
         assert_failed(
@@ -170,7 +178,12 @@ async fn app_role() {
 fn good_login(folder: &Path) -> Login {
     let path = folder.join("secret-id");
     fs::rename(folder.join("marker-secret-id"), &path).unwrap();
-    Login::AppRole { mount: "approle".into(), role_id: "the-role".into(), secret_id_file: path }
+    app_role_login("approle", "the-role", path)
+}
+
+fn app_role_login(mount: &str, role_id: &str, secret_id_file: PathBuf) -> Login {
+    let (mount, role_id) = (mount.into(), role_id.into());
+    Login::AppRole { mount, role_id, secret_id_file, wrapped: false, delete_after_read: false }
 }
 
 #[tokio::test]
@@ -181,13 +194,19 @@ async fn tokens() {
     let file = private(folder.path(), "token", &format!("{ROOT_TOKEN}\n"));
     let from_file = vault(Settings { login: Login::TokenFile(file.clone()), ..settings(server.port) });
     assert_value(&fetch_one(&from_file, "token/app", None).await, b"marker-app");
-    // Replacing the file is enough: it is read at each fetch.
+    // Replacing the file is enough: the next fetch reads it. It never gives back what is not its own.
     fs::write(&file, "marker-wrong").unwrap();
     assert_failed(fetch_one(&from_file, "token/app", None).await, Cause::Refused, "the token is wrong");
     for bad in ["marker\nmarker", "marker marker", "marker\u{e9}", " \n"] {
         fs::write(&file, bad).unwrap();
-        assert_eq!(fetch_one(&from_file, "token/app", None).await.unwrap_err().cause, Cause::Refused);
+        assert_eq!(fetch_one(&from_file, "token/app", None).await.unwrap_err().cause, Cause::Unreachable, "it may be replaced");
+        let fresh = vault(Settings { login: Login::TokenFile(file.clone()), ..settings(server.port) });
+        assert_eq!(fetch_one(&fresh, "token/app", None).await.unwrap_err().cause, Cause::Refused);
     }
+    fs::write(&file, ROOT_TOKEN).unwrap();
+    assert_value(&fetch_one(&from_file, "token/app", None).await, b"marker-app");
+    from_file.close().await;
+    server.vault("GET", "auth/token/lookup-self", "");
     let settings = Settings { login: Login::Token("marker-token".into()), ..settings(server.port) };
     assert!(!format!("{settings:?} {:?}", vault(settings.clone())).contains("marker"));
 }
@@ -212,7 +231,7 @@ async fn a_redirect_is_not_followed() {
         assert_eq!(seen.lock().unwrap().count(ROOT_TOKEN), 1);
         let file = tempfile::tempdir().unwrap();
         let secret_id_file = private(file.path(), "secret-id", "marker-secret-id");
-        let login = Login::AppRole { mount: "approle".into(), role_id: "r".into(), secret_id_file };
+        let login = app_role_login("approle", "r", secret_id_file);
         let outcome = fetch_one(&vault(Settings { login, ..settings(port) }), "app", None).await;
         assert_failed(outcome, Cause::BadAnswer, "the AppRole login");
     }
@@ -227,22 +246,64 @@ async fn answers_that_are_none() {
         (200, r#"{"data":{"data":{"value":"marker"},"metadata":{"version":"marker"}}}"#, Cause::BadAnswer, "key-value"),
         (200, r#"{"data":{"data":{"value":""},"metadata":{"version":1}}}"#, Cause::BadField, "is empty"),
         (200, r#"{"data":{"data":null,"metadata":{"version":1}}}"#, Cause::BadAnswer, "key-value"),
-        (400, "marker", Cause::Refused, "invalid"),
+        (400, "marker", Cause::BadAnswer, "a proxy or a portal"),
+        (400, r#"{"errors":["marker"]}"#, Cause::Refused, "invalid"),
         (403, r#"{"errors":["marker"]}"#, Cause::Refused, "reading is refused"),
+        (403, "<html>marker</html>", Cause::BadAnswer, "a proxy or a portal"),
+        (403, r#"{"error":"marker"}"#, Cause::BadAnswer, "a proxy or a portal"),
+        (404, "<html>marker</html>", Cause::BadAnswer, "a proxy or a portal"),
+        (404, "", Cause::BadAnswer, "a proxy or a portal"),
+        (404, r#"{"errors":[]}"#, Cause::NotFound, "no such secret"),
+        (405, r#"{"errors":["marker"]}"#, Cause::Refused, "only written"),
         (412, "marker", Cause::Unreachable, "not caught up"),
         (429, r#"{"errors":["request path \"marker\": rate limit quota exceeded"]}"#, Cause::Unreachable, "quota"),
+        (429, "", Cause::Unreachable, "standby"),
         (472, "", Cause::Unreachable, "standby"),
         (473, "", Cause::Unreachable, "standby"),
         (500, "marker", Cause::Unreachable, "HTTP 500"),
+        (501, "", Cause::Unreachable, "not initialised"),
+        (502, "marker", Cause::Unreachable, "proxy"),
         (503, r#"{"errors":["Vault is sealed"]}"#, Cause::Unreachable, "sealed"),
+        (503, "marker", Cause::Unreachable, "cannot answer now"),
+        (504, "", Cause::Unreachable, "proxy"),
     ] {
         let head = format!("HTTP/1.1 {status} Words\r\nConnection: close\r\nContent-Length: {}", body.len());
         let (port, _) = servers::listener(&format!("{head}\r\n\r\n{body}"));
         assert_failed(fetch_one(&vault(settings(port)), "app", None).await, cause, words);
     }
+    let head = "HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nConnection: close\r\nContent-Length: 0";
+    let (slow, _) = servers::listener(&format!("{head}\r\n\r\n"));
+    let error = fetch_one(&vault(settings(slow)), "app", None).await.unwrap_err();
+    assert_eq!(error.retry_after, Some(std::time::Duration::from_secs(7)));
     let (cut_off, _) = servers::listener("HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n{\"data\":\"marker");
     assert_failed(fetch_one(&vault(settings(cut_off)), "app", None).await, Cause::Unreachable, "broke");
     assert_failed(fetch_one(&vault(settings(servers::free_port())), "app", None).await, Cause::Unreachable, "Connection refused");
+}
+
+/// A listener that gives each caller the next of these answers.
+fn in_turn(answers: Vec<String>) -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for (client, answer) in listener.incoming().zip(answers) {
+            let mut client = client.unwrap();
+            let _ = client.read(&mut [0; 4096]).unwrap();
+            client.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_node_that_catches_up() {
+    let behind = "HTTP/1.1 412 Behind\r\nConnection: close\r\nContent-Length: 0\r\n\r\n".to_owned();
+    let body = r#"{"data":{"data":{"value":"marker"},"metadata":{"version":1}}}"#;
+    let good = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let source = vault(settings(in_turn(vec![behind.clone(), behind, good])));
+    assert_value(&fetch_one(&source, "app", None).await, b"marker");
+    let counts = source.calls().unwrap().counts();
+    let (_, reads) = counts.iter().find(|(name, _)| *name == "GET kv/data").unwrap();
+    assert_eq!((reads.latency.count(), reads.failed()[&Cause::Unreachable]), (3, 2));
 }
 
 #[tokio::test]

@@ -212,6 +212,8 @@ pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body:
 #[derive(Default)]
 pub struct Seen {
     pub bytes: Vec<u8>,
+    /// What a proxy passed back.
+    pub answers: Vec<u8>,
     pub connections: usize,
     pub open: usize,
 }
@@ -219,7 +221,16 @@ pub struct Seen {
 impl Seen {
     /// How often a text was sent.
     pub fn count(&self, text: &str) -> usize {
-        self.bytes.windows(text.len()).filter(|window| window.eq_ignore_ascii_case(text.as_bytes())).count()
+        Self::count_in(&self.bytes, text)
+    }
+
+    /// How often a text was answered.
+    pub fn count_answered(&self, text: &str) -> usize {
+        Self::count_in(&self.answers, text)
+    }
+
+    fn count_in(bytes: &[u8], text: &str) -> usize {
+        bytes.windows(text.len()).filter(|window| window.eq_ignore_ascii_case(text.as_bytes())).count()
     }
 }
 
@@ -292,8 +303,15 @@ pub fn proxy_at(address: &str, upstream: u16) -> (u16, Arc<Mutex<Seen>>) {
     listen(address, move |mut client, seen| {
         let mut server = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
         let (mut back, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        let answered = seen.clone();
         let answers = thread::spawn(move || {
-            let _ = std::io::copy(&mut back, &mut to_client);
+            let mut chunk = [0; 16384];
+            while let Ok(read @ 1..) = back.read(&mut chunk) {
+                answered.lock().unwrap().answers.extend_from_slice(&chunk[..read]);
+                if to_client.write_all(&chunk[..read]).is_err() {
+                    break;
+                }
+            }
             let _ = to_client.shutdown(std::net::Shutdown::Both);
         });
         let mut chunk = [0; 16384];
@@ -308,7 +326,7 @@ pub fn proxy_at(address: &str, upstream: u16) -> (u16, Arc<Mutex<Seen>>) {
     })
 }
 
-fn listen(address: &str, serve: impl Fn(TcpStream, &Mutex<Seen>) + Send + Sync + 'static) -> (u16, Arc<Mutex<Seen>>) {
+fn listen(address: &str, serve: impl Fn(TcpStream, &Arc<Mutex<Seen>>) + Send + Sync + 'static) -> (u16, Arc<Mutex<Seen>>) {
     let listener = TcpListener::bind((address, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let seen = Arc::new(Mutex::new(Seen::default()));
