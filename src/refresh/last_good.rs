@@ -58,7 +58,7 @@ pub struct LastGood {
 /// What is known of the file.
 #[derive(Default)]
 struct Disk {
-    /// The values in it. `None`: nobody knows, as none has been written yet.
+    /// The values in it. `None`: nobody knows, as none was written, and one must be.
     has: Option<BTreeMap<SecretName, Written>>,
     /// Is there a task that follows what is held?
     followed: bool,
@@ -311,7 +311,7 @@ impl LastGood {
             // Better no copy than one of what may not be had any longer.
             Err(problem) => match file::remove(&self.file) {
                 Ok(()) => {
-                    disk.has = Some(BTreeMap::new());
+                    disk.has = None;
                     self.tell(Some(format!("the last good copy cannot be written, and was removed: {problem}")));
                     Ok(())
                 }
