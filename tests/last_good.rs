@@ -390,7 +390,7 @@ async fn a_file_that_is_not_right_is_not_used_and_not_destroyed() {
         copied.host.write("other.key", Identity::generate().0.expose_secret());
         Seal::of(&Identity::read(&folder).unwrap()).unwrap().close(b"{\"version\":1,\"written\":1}\n").unwrap()
     };
-    let mut cases: Vec<(&str, Box<dyn Fn()>)> = vec![
+    let cases: [(&str, Box<dyn Fn()>); 8] = [
         ("is not what a daemon", Box::new(|| put(b""))),
         ("is not what a daemon", Box::new(|| put(&good[..good.len() / 2]))),
         ("is not what a daemon", Box::new(|| put(&changed))),
@@ -426,11 +426,11 @@ async fn a_file_that_is_not_right_is_not_used_and_not_destroyed() {
             }),
         ),
     ];
-    for (words, make) in &mut cases {
+    for (words, make) in &cases {
         make();
         let before = file.symlink_metadata().unwrap();
         let log = copied.refused();
-        assert!(log.contains("the last good copy is not used") && log.contains(*words), "{words}: {log}");
+        assert!(log.contains("the last good copy is not used") && log.contains(words), "{words}: {log}");
         assert!(log.contains("unreachable"), "{words}: {log}");
         let after = file.symlink_metadata().unwrap();
         assert_eq!((before.ino(), before.len()), (after.ino(), after.len()), "{words}: it is left as it was");

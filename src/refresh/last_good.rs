@@ -383,3 +383,92 @@ pub(super) fn commit(kept: Vec<(Failure, Kept)>, plan: &Plan, keeper: &Keeper) -
     };
     kept.into_iter().filter_map(put).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+    use crate::{redact::Redactor, secret::SecretValue, store};
+
+    struct Held {
+        folder: tempfile::TempDir,
+        keeper: Arc<Keeper>,
+        copy: LastGood,
+    }
+
+    fn held() -> Held {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let identity = folder.path().join("identity");
+        std::fs::write(&identity, Identity::generate().0.expose_secret()).unwrap();
+        std::fs::set_permissions(&identity, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let keeper = Arc::new(store::new(Redactor::new().unwrap()).0);
+        let copy = LastGood::new(folder.path().join("copy"), identity, keeper.clone()).unwrap();
+        Held { folder, keeper, copy }
+    }
+
+    fn confirmed(seconds_ago: u64, max_stale: u64, place: Option<&str>) -> Confirmed {
+        let moment = Moment::now().before(Duration::from_secs(seconds_ago));
+        let at = Stamp { moment, date: SystemTime::now() - Duration::from_secs(seconds_ago) };
+        Confirmed { at, max_stale: Some(Duration::from_secs(max_stale)), place: place.map(Arc::from) }
+    }
+
+    fn put(keeper: &Keeper, version: u64, confirmed: Confirmed) {
+        let value = SecretValue::copy_from(format!("value-number-{version}").as_bytes()).unwrap();
+        let fetched = Fetched { value, version: version.into(), check_within: None };
+        let _ = keeper.put("it".parse().unwrap(), "prod".parse().unwrap(), fetched, confirmed);
+    }
+
+    fn about(copy: &LastGood, seconds: u64) {
+        let wait = copy.wait();
+        assert!(wait.as_secs_f64() > seconds as f64 - 0.9 && wait <= Duration::from_secs(seconds), "{wait:?} is not {seconds} s");
+    }
+
+    #[test]
+    fn what_is_new_is_written_soon_and_confirmations_seldom() {
+        let Held { folder, keeper, copy } = held();
+        let save = || copy.save(&mut lock(&copy.disk)).unwrap();
+        put(&keeper, 1, confirmed(100, 3600, Some("there")));
+        save();
+        about(&copy, 60);
+        assert_eq!(copy.difference(&lock(&copy.disk)), Difference::None);
+        let secret = "it".parse().unwrap();
+        keeper.confirm(&secret, &1.into(), confirmed(50, 3600, None));
+        about(&copy, 360);
+        keeper.confirm(&secret, &1.into(), confirmed(20, 30, None));
+        about(&copy, 60);
+        put(&keeper, 2, confirmed(10, 3600, Some("there")));
+        about(&copy, 1);
+        save();
+        put(&keeper, 2, confirmed(5, 3600, Some("elsewhere")));
+        about(&copy, 1);
+        save();
+        keeper.revoke("it");
+        assert_eq!(copy.wait(), Duration::ZERO);
+        let read = copy.read(&BTreeSet::new()).unwrap();
+        assert!(read.secrets.contains_key(&secret));
+        assert_eq!(copy.save_if_gone(), Ok(()));
+        assert!(copy.read(&BTreeSet::new()).unwrap().secrets.is_empty());
+        drop(folder);
+    }
+
+    #[test]
+    fn what_is_of_this_host_or_stale_is_not_in_it() {
+        let Held { folder: _folder, keeper, copy } = held();
+        for confirmed in [confirmed(1, 3600, None), confirmed(10, 5, Some("there"))] {
+            put(&keeper, 1, confirmed);
+            copy.save(&mut lock(&copy.disk)).unwrap();
+            assert!(copy.read(&BTreeSet::new()).unwrap().secrets.is_empty());
+        }
+    }
+
+    #[test]
+    fn before_the_first_load_a_value_can_be_revoked_out_of_the_file() {
+        let Held { folder: _folder, keeper, copy } = held();
+        put(&keeper, 1, confirmed(1, 3600, Some("there")));
+        copy.save(&mut lock(&copy.disk)).unwrap();
+        assert_eq!((copy.revoked("other"), copy.revoked("it"), copy.revoked("it")), (Ok(false), Ok(true), Ok(false)));
+        assert!(copy.read(&BTreeSet::new()).unwrap().secrets.is_empty());
+    }
+}
