@@ -390,7 +390,8 @@ async fn a_file_that_is_not_right_is_not_used_and_not_destroyed() {
         copied.host.write("other.key", Identity::generate().0.expose_secret());
         Seal::of(&Identity::read(&folder).unwrap()).unwrap().close(b"{\"version\":1,\"written\":1}\n").unwrap()
     };
-    let cases: [(&str, Box<dyn Fn()>); 8] = [
+    type Case<'a> = (&'static str, Box<dyn Fn() + 'a>);
+    let cases: [Case; 8] = [
         ("is not what a daemon", Box::new(|| put(b""))),
         ("is not what a daemon", Box::new(|| put(&good[..good.len() / 2]))),
         ("is not what a daemon", Box::new(|| put(&changed))),
