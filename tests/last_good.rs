@@ -371,6 +371,24 @@ async fn what_came_from_elsewhere_is_not_used() {
     assert_eq!(copied.get().await.value, old.as_bytes());
 }
 
+/// A reload while the source is down keeps an optional secret's value though its path has changed. It is still the old path's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_from_before_a_reload_is_of_the_place_it_came_from() {
+    let old = value(65);
+    let copied = Copied::new("copy/before", &old).with(|copied| copied.secrets += "required = false\n");
+    let daemon = copied.host.start();
+    eventually("the copy has the value", || copied.has(&old));
+    copied.road.cut();
+    let copied = copied.with(|copied| copied.secrets = copied.secrets.replace("copy/before", "copy/after"));
+    assert!(copied.host.operate(&["reload"]).status.success());
+    thread::sleep(Duration::from_millis(2500));
+    assert!(copied.opened().is_none_or(|plain| !plain.contains("copy/after")), "{:?}", copied.opened());
+    kill(daemon);
+    let mut daemon = copied.host.start();
+    assert!(copied.try_get().await.is_err());
+    assert!(daemon.stop().success());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_not_right_is_not_used_and_not_destroyed() {
     let old = value(70);

@@ -15,7 +15,10 @@ mod file;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -50,6 +53,8 @@ pub struct LastGood {
     keeper: Arc<Keeper>,
     /// What was confirmed before this came from the copy.
     began: Moment,
+    /// Has all been loaded once, so that a task follows what is held?
+    followed: AtomicBool,
     /// Held while the file is written.
     disk: Mutex<Disk>,
     told: Mutex<Told>,
@@ -60,8 +65,6 @@ pub struct LastGood {
 struct Disk {
     /// The values in it. `None`: nobody knows, as none was written, and one must be.
     has: Option<BTreeMap<SecretName, Written>>,
-    /// Is there a task that follows what is held?
-    followed: bool,
     /// The last write, and whether it failed.
     tried: Option<(Moment, bool)>,
     /// Since when something is new that is not in it.
@@ -113,8 +116,8 @@ impl LastGood {
     /// Reads the identity, to seal to it. Does not look at the file.
     pub fn new(file: PathBuf, identity_file: PathBuf, keeper: Arc<Keeper>) -> Result<Self, SourceError> {
         let seal = Seal::of(&Identity::read(&identity_file)?)?;
-        let (disk, told) = (Mutex::default(), Mutex::default());
-        Ok(Self { file, identity_file, seal, keeper, began: Moment::now(), disk, told })
+        let (followed, disk, told) = (AtomicBool::default(), Mutex::default(), Mutex::default());
+        Ok(Self { file, identity_file, seal, keeper, began: Moment::now(), followed, disk, told })
     }
 
     pub fn state(&self) -> LastGoodState {
@@ -144,7 +147,7 @@ impl LastGood {
         staged.fill(content, plan, SystemTime::now());
         for (source, failures) in staged.kept_by_source() {
             let oldest = failures.iter().map(|kept| kept.age().as_secs()).max().unwrap_or_default();
-            warn!(%source, secrets = failures.len(), oldest_seconds = oldest, "cannot be reached: values come from the sealed copy on disk");
+            warn!(%source, secrets = failures.len(), oldest_seconds = oldest, "gives no answer: values come from the sealed copy on disk");
         }
     }
 
@@ -190,7 +193,7 @@ impl LastGood {
 
     /// Writes the first time, and goes on writing what changes; later only what must be written now.
     pub async fn settle(self: &Arc<Self>) {
-        let followed = std::mem::replace(&mut lock(&self.disk).followed, true);
+        let followed = self.followed.swap(true, Relaxed);
         let this = self.clone();
         let _ = spawn_blocking(move || this.save_if_gone()).await;
         if !followed {
@@ -200,8 +203,7 @@ impl LastGood {
 
     /// A value was taken away: takes it out of the copy too, before this returns. Blocks. An error where that cannot be done.
     pub fn revoked(&self, secret: &str) -> Result<bool, String> {
-        let followed = lock(&self.disk).followed;
-        if followed { self.save_if_gone().map(|()| false) } else { self.forget(secret) }
+        if self.followed.load(Relaxed) { self.save_if_gone().map(|()| false) } else { self.forget(secret) }
     }
 
     /// Writes the newest confirmations, at the daemon's end.
@@ -209,7 +211,7 @@ impl LastGood {
         let this = self.clone();
         let save = move || {
             let mut disk = lock(&this.disk);
-            if disk.followed && this.difference(&disk) != Difference::None {
+            if this.followed.load(Relaxed) && this.difference(&disk) != Difference::None {
                 let _ = this.save(&mut disk);
             }
         };
@@ -228,12 +230,9 @@ impl LastGood {
     async fn keep(self: Arc<Self>) {
         let mut changes = self.keeper.changes();
         loop {
-            let wait = self.wait();
-            if wait.is_zero() {
-                let this = self.clone();
-                let _ = spawn_blocking(move || this.save(&mut lock(&this.disk))).await;
-                continue;
-            }
+            let this = self.clone();
+            // Another write may be under way, and a disk can be slow.
+            let wait = spawn_blocking(move || this.step()).await.unwrap_or(RETRY);
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(wait) => {}
@@ -241,11 +240,20 @@ impl LastGood {
         }
     }
 
-    /// How long until the next write; where none is needed, until the next look.
-    fn wait(&self) -> Duration {
-        let now = Moment::now();
+    /// Writes if it is time to, and says when to look again.
+    fn step(&self) -> Duration {
         let mut disk = lock(&self.disk);
-        let difference = self.difference(&disk);
+        let wait = self.wait(&mut disk);
+        if wait.is_zero() {
+            let _ = self.save(&mut disk);
+        }
+        wait
+    }
+
+    /// How long until the next write; where none is needed, until the next look.
+    fn wait(&self, disk: &mut Disk) -> Duration {
+        let now = Moment::now();
+        let difference = self.difference(disk);
         let since = disk.tried.map_or(Duration::MAX, |(tried, _)| now.since(tried));
         let failed = disk.tried.is_some_and(|(_, failed)| failed);
         match difference {
@@ -421,7 +429,7 @@ mod tests {
     }
 
     fn about(copy: &LastGood, seconds: u64) {
-        let wait = copy.wait();
+        let wait = copy.wait(&mut lock(&copy.disk));
         assert!(wait.as_secs_f64() > seconds as f64 - 0.9 && wait <= Duration::from_secs(seconds), "{wait:?} is not {seconds} s");
     }
 
@@ -445,7 +453,7 @@ mod tests {
         about(&copy, 1);
         save();
         keeper.revoke("it");
-        assert_eq!(copy.wait(), Duration::ZERO);
+        assert_eq!(copy.wait(&mut lock(&copy.disk)), Duration::ZERO);
         let read = copy.read(&BTreeSet::new()).unwrap();
         assert!(read.secrets.contains_key(&secret));
         assert_eq!(copy.save_if_gone(), Ok(()));
