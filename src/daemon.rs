@@ -152,12 +152,18 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
 
     let (sources, mut reasons) = assemble::sources(&config, &captured, &Sources::new());
     let (keeper, store) = store::new(redactor);
+    let keeper = Arc::new(keeper);
+    let last_good = assemble::last_good(&config, &captured, &keeper).unwrap_or_else(|reason| {
+        reasons.push(reason);
+        None
+    });
     let Config { policy, .. } = &config;
     let settings =
         broker::Settings { max_sessions: config.daemon.max_sessions as usize, session_lifetime: config.daemon.session_lifetime };
     let broker = Arc::new(Broker::new(settings, policy.clone(), store));
     let config = Arc::new(config);
-    let parts = Parts { config: config.clone(), captured, sources, keeper, method: attestor.method().to_string() };
+    let method = attestor.method().to_string();
+    let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, method };
     let operations = Arc::new(Operations::new(parts, broker.clone(), control_plane.handle().clone()));
     if config.daemon.on_unreachable == OnUnreachable::Fail || !reasons.is_empty() {
         // All of them in one go: whoever mends one should not find the next at the next start.

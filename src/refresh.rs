@@ -2,6 +2,7 @@
 //! came is staged first, and goes into the store only when the load as a whole is good. After it [`Upkeep`] checks each secret from
 //! time to time, and takes in what is new, and drops what is refused or stale.
 
+pub mod last_good;
 mod schedule;
 mod state;
 mod upkeep;
@@ -16,12 +17,14 @@ use std::{
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use self::last_good::Kept;
 use crate::{
     name::{SecretName, SourceName},
     source::{Cause, Fetched, Outcome, Source, SourceError, Wanted},
     store::{Absent, Change, Confirmed, Keeper, Stamp},
 };
 
+pub use last_good::{LastGood, LastGoodState};
 pub use state::{SourceState, States};
 pub use upkeep::{Refreshed, Upkeep};
 
@@ -36,6 +39,13 @@ pub struct Plan {
     pub timeout: Duration,
 }
 
+impl Plan {
+    fn confirmed(&self, source: &SourceName, secret: &SecretName, at: Stamp) -> Confirmed {
+        let unknown = Confirmed { at, max_stale: None, place: None };
+        self.sources.get(source).map_or(unknown, |planned| planned.confirmed(secret, at))
+    }
+}
+
 /// One source, and what is wanted of it.
 #[derive(Clone)]
 pub struct Planned {
@@ -45,6 +55,8 @@ pub struct Planned {
     pub wanted: Vec<Wanted>,
     /// How long the last good value of each may be handed out. `None`: for ever.
     pub max_stale: BTreeMap<SecretName, Duration>,
+    /// Where each comes from, in the words of configuration; none for what is on this host itself, see [`last_good`].
+    pub places: BTreeMap<SecretName, Arc<str>>,
 }
 
 impl Planned {
@@ -55,7 +67,7 @@ impl Planned {
     }
 
     fn confirmed(&self, secret: &SecretName, at: Stamp) -> Confirmed {
-        Confirmed { at, max_stale: self.max_stale.get(secret).copied() }
+        Confirmed { at, max_stale: self.max_stale.get(secret).copied(), place: self.places.get(secret).cloned() }
     }
 }
 
@@ -81,6 +93,8 @@ impl fmt::Display for Failure {
 pub struct Staged {
     good: Vec<(SecretName, SourceName, Fetched)>,
     failures: Vec<Failure>,
+    /// What could not be had either, and is in the sealed copy on disk.
+    kept: Vec<(Failure, Kept)>,
     /// When it began: what a source gave was current then, at the least.
     began: Stamp,
 }
@@ -119,14 +133,17 @@ impl Staged {
         let failures = self.failures.into_iter().filter(|failure| !failure.held);
         let found = failures.map(|failure| (failure.secret, failure.source, Err(failure.error)));
         let found = found.chain(self.good.into_iter().map(|(secret, source, fetched)| (secret, source, Ok(fetched))));
-        commit(found.collect(), plan, self.began, keeper)
+        let mut changed = commit(found.collect(), plan, self.began, keeper);
+        changed.extend(last_good::commit(self.kept, plan, keeper));
+        changed
     }
 
     /// Tells operators how it went, whether or not anything comes of it.
     pub fn tell(&self, plan: &Plan, states: &States) {
         states.retain(|source| plan.sources.contains_key(source));
         for name in plan.sources.keys() {
-            let failures = || self.failures.iter().filter(|failure| failure.source == *name);
+            let failures = self.failures.iter().chain(self.kept.iter().map(|(failure, _)| failure));
+            let failures = || failures.clone().filter(|failure| failure.source == *name);
             let silent = failures().find(|failure| !failure.error.cause.is_final()).map(|failure| failure.error.clone());
             let spoke = self.good.iter().any(|(_, source, _)| source == name) || failures().any(|f| f.error.cause.is_final());
             let refused = failures().filter(|failure| failure.error.cause.is_final());
@@ -160,8 +177,8 @@ fn commit(
     for (secret, source, result) in found {
         let change = match result {
             Ok(fetched) => {
-                let max_stale = plan.sources.get(&source).and_then(|planned| planned.max_stale.get(&secret).copied());
-                keeper.put(secret.clone(), source, fetched, Confirmed { at: began, max_stale })
+                let confirmed = plan.confirmed(&source, &secret, began);
+                keeper.put(secret.clone(), source, fetched, confirmed)
             }
             Err(error) => keeper.drop_value(&secret, &source, Absent::AtSource(error)),
         };
@@ -187,7 +204,7 @@ pub async fn load(plan: &Plan) -> Staged {
         tasks.spawn(read_source(name, source, wanted, plan.timeout, progress));
     }
     drop(progress);
-    let mut staged = Staged { good: Vec::with_capacity(total), failures: Vec::new(), began };
+    let mut staged = Staged { good: Vec::with_capacity(total), failures: Vec::new(), kept: Vec::new(), began };
     let mut said = 0;
     while let Some((source, (secret, result))) = arrivals.recv().await {
         match result {

@@ -32,6 +32,8 @@ pub struct Held {
     pub confirmed: Stamp,
     /// How long after that it may be handed out. `None`: for ever, because it cannot change.
     pub max_stale: Option<Duration>,
+    /// Where the value came from, in the words of configuration. `None`: from this host itself.
+    pub place: Option<Arc<str>>,
     serial: Serial,
     value: Arc<SecretValue>,
 }
@@ -56,8 +58,12 @@ impl Held {
         HeldFacts { version, confirmed: self.confirmed.date, age: self.age(now), max_stale }
     }
 
-    fn is_stale(&self, now: Moment) -> bool {
+    pub fn is_stale(&self, now: Moment) -> bool {
         self.max_stale.is_some_and(|most| self.age(now) > most)
+    }
+
+    pub fn serial(&self) -> Serial {
+        self.serial
     }
 
     /// Number of bytes of the value.
@@ -167,10 +173,12 @@ impl Store {
 }
 
 /// When a source said that something is current, and how long that may be relied on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Confirmed {
     pub at: Stamp,
     pub max_stale: Option<Duration>,
+    /// See [`Held::place`]. What is held already stays from where it came.
+    pub place: Option<Arc<str>>,
 }
 
 /// What a write did.
@@ -221,8 +229,8 @@ impl Keeper {
         };
         let version = fetched.version;
         let replaced = before.map(|held| held.version.clone()).filter(|replaced| *replaced != version);
-        let Confirmed { at, max_stale } = confirmed;
-        let held = Held { version: version.clone(), confirmed: at, max_stale, serial, value };
+        let Confirmed { at, max_stale, place } = confirmed;
+        let held = Held { version: version.clone(), confirmed: at, max_stale, place, serial, value };
         entries.insert(secret.clone(), (source, Ok(Arc::new(held))));
         drop(entries);
         if let Some(replaced) = replaced {
@@ -236,10 +244,15 @@ impl Keeper {
         let mut entries = self.shelf.write();
         let Some((_, Ok(held))) = entries.get_mut(secret) else { return };
         if held.version == *version && held.confirmed.moment <= confirmed.at.moment {
-            let Confirmed { at, max_stale } = confirmed;
-            let (version, value) = (held.version.clone(), held.value.clone());
-            *held = Arc::new(Held { version, confirmed: at, max_stale, serial: held.serial, value });
+            let Confirmed { at, max_stale, .. } = confirmed;
+            let (version, place, value) = (held.version.clone(), held.place.clone(), held.value.clone());
+            *held = Arc::new(Held { version, confirmed: at, max_stale, place, serial: held.serial, value });
         }
+    }
+
+    /// Counts up at each change of any secret.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.shelf.changes.subscribe()
     }
 
     /// What is held of a secret: its version, or why there is none.
@@ -344,7 +357,7 @@ mod tests {
 
     fn confirmed(moment: Moment) -> Confirmed {
         let at = Stamp { moment, date: SystemTime::UNIX_EPOCH };
-        Confirmed { at, max_stale: Some(Duration::from_secs(60)) }
+        Confirmed { at, max_stale: Some(Duration::from_secs(60)), place: None }
     }
 
     fn known(redactor: &Redactor, value: &str) -> bool {

@@ -66,6 +66,7 @@ async fn listings_have_stable_shapes() {
         "config",
         "configured",
         "reload_error",
+        "last_good",
         "memory",
         "attestation",
         "sources",

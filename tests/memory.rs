@@ -23,8 +23,9 @@ use std::{
 use daemon::{Daemon, Host, eventually};
 use raw::{Broker, Raw, get_unary, open_unary};
 use scan::{Hit, scan};
+use secrecy::ExposeSecret;
 use stores::{UNLIMITED, marker, secret, text};
-use valetkey::proto::v1;
+use valetkey::{proto::v1, source::sealed_file::Identity};
 
 const NAME: &str = "the/marker";
 const HAND_OUTS: u64 = 1000;
@@ -219,6 +220,44 @@ async fn of_vault() {
     host.configure("", &format!("{source}{secret}{}", tool()));
     let rotate = async || stores::vault_put(bao, "memory/one", &format!("{{\"key\":\"{}\"}}", text(&new)));
     nothing_is_found(&host, host.spawn(&[]), &value, Some(&new), rotate).await;
+}
+
+/// The sealed copy on disk is made of every value, and is where values come from while their source is down.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_vault_with_a_copy_on_disk() {
+    let (value, new) = (marker(12, 64), marker(13, 64));
+    let (bao, host) = (servers::start_openbao(), Host::new());
+    let put = |value: &[u8]| stores::vault_put(&bao, "memory/copied", &format!("{{\"key\":\"{}\"}}", text(value)));
+    put(&value);
+    host.write("last-good.key", Identity::generate().0.expose_secret());
+    let [file, identity] = ["last-good.age", "last-good.key"].map(|name| host.path(name));
+    let last_good = format!("last-good = {{ file = \"{}\", identity-file = \"{}\" }}", file.display(), identity.display());
+    let secret = secret(NAME, "vault", "path = \"memory/copied\"\nfield = \"key\"");
+    host.configure(&last_good, &format!("{}{secret}{}", stores::vault_as_root(&host, bao.port), tool()));
+    let mut daemon = host.start();
+    eventually("the copy is written", || file.exists());
+    assert_clean(&daemon, &value, "the copy is written");
+    let many = pull(&host, 16, 4, &value).await;
+    put(&new);
+    let before = fs::read(&file).unwrap();
+    assert!(host.operate(&["reload"]).status.success());
+    eventually("the copy is written again", || fs::read(&file).unwrap() != before);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_clean(&daemon, &value, "an older version was replaced, in memory and in the copy");
+    assert_clean(&daemon, &new, "the copy is written again");
+    drop(many);
+    daemon.signal(libc::SIGKILL);
+    daemon.wait(Duration::from_secs(20));
+
+    drop(bao);
+    let mut daemon = host.start();
+    assert_clean(&daemon, &new, "it came from the copy");
+    let many = pull(&host, 16, 4, &new).await;
+    assert_clean(&daemon, &new, "it came from the copy, and is handed out");
+    assert!(host.operate(&["revoke", "secret", NAME]).status.success());
+    assert_clean(&daemon, &new, "revoked, and out of the copy");
+    drop(many);
+    assert!(daemon.stop().success());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -11,6 +11,9 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 const CONFIG: &str = r#"
+[daemon]
+last-good = { file = "/var/lib/valetkey/last-good.age", identity-file = "credential:valetkey-identity" }
+
 [source.sealed]
 kind = "sealed-file"
 file = "/etc/valetkey/secrets.sealed"
@@ -115,6 +118,10 @@ fn the_shipped_unit_serves_hardened() {
     assert!(
         host.shell("stat -c '%a %U' /run/valetkey/tools.sock /run/valetkey/admin.sock", "") == "666 valetkey\n600 valetkey\n"
     );
+    // Nothing of this host's own is in it, but it is there.
+    let copy = "test -s /var/lib/valetkey/last-good.age && stat -c '%a %U' /var/lib/valetkey /var/lib/valetkey/last-good.age";
+    assert_eq!(host.shell(copy, ""), "700 valetkey\n600 valetkey\n");
+    assert!(status.contains("last good copy /var/lib/valetkey/last-good.age, written 2"), "{status}");
     let hardening = host.shell("journalctl -u valetkeyd --no-pager", "");
     assert!(hardening.contains("not dumpable: yes, no core files: yes, no new privileges: yes"), "{hardening}");
 

@@ -56,6 +56,7 @@ struct Status {
     config: String,
     configured: Option<String>,
     reload_error: Option<String>,
+    last_good: Option<LastGood>,
     memory: Memory,
     attestation: String,
     sources: Vec<Source>,
@@ -64,6 +65,21 @@ struct Status {
     sessions: u64,
     handouts: u64,
     denials: u64,
+}
+
+#[derive(Serialize)]
+struct LastGood {
+    file: String,
+    written: Option<String>,
+    problem: Option<String>,
+    served: Vec<Served>,
+}
+
+#[derive(Serialize)]
+struct Served {
+    source: String,
+    secrets: u64,
+    oldest: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -97,6 +113,7 @@ pub fn status(args: &Args) -> Outcome {
         config: got.config,
         configured: time(got.configured.as_ref()),
         reload_error: none_if_empty(got.reload_error),
+        last_good: got.last_good.map(last_good),
         memory: Memory {
             protection: got.memory_protection,
             lost: none_if_empty(got.memory_protection_lost),
@@ -114,6 +131,32 @@ pub fn status(args: &Args) -> Outcome {
     print(args, &status, || status_text(&status))
 }
 
+fn last_good(got: v1::LastGood) -> LastGood {
+    let served = |served: v1::ServedFromCopy| Served {
+        source: served.source,
+        secrets: served.secrets,
+        oldest: time(served.oldest.as_ref()),
+    };
+    LastGood {
+        file: got.file,
+        written: time(got.written.as_ref()),
+        problem: none_if_empty(got.problem),
+        served: got.served.into_iter().map(served).collect(),
+    }
+}
+
+fn last_good_lines(LastGood { file, written, problem, served }: &LastGood) -> Vec<String> {
+    let mut lines = vec![format!("last good copy {file}, written {}", written.as_deref().unwrap_or("never"))];
+    lines.extend(problem.as_ref().map(|problem| format!("               {problem}")));
+    lines.extend(served.iter().map(|Served { source, secrets, oldest }| {
+        format!(
+            "               {secrets} values of {source} come from it, confirmed {} or later",
+            oldest.as_deref().unwrap_or("-")
+        )
+    }));
+    lines
+}
+
 fn status_text(status: &Status) -> String {
     let mut lines = vec![
         format!("valetkeyd {} (pid {}), up since {}", status.version, status.pid, status.started.as_deref().unwrap_or("-")),
@@ -123,6 +166,7 @@ fn status_text(status: &Status) -> String {
     let Memory { protection, lost, locked_bytes, used_bytes } = &status.memory;
     lines.push(format!("memory         {protection}, {locked_bytes} bytes locked, {used_bytes} used by values"));
     lines.extend(lost.as_ref().map(|lost| format!("               {lost}")));
+    lines.extend(status.last_good.iter().flat_map(last_good_lines));
     lines.push(format!("attestation    {}", status.attestation));
     lines.push(format!("serving        {} tools, {} secrets, {} sessions", status.tools, status.secrets, status.sessions));
     lines.push(format!("since start    {} hand-outs, {} denials", status.handouts, status.denials));

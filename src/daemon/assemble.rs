@@ -7,9 +7,11 @@ use std::{
 };
 
 use crate::{
-    config::{AwsSettings, Config, FileRef, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings},
+    config::{
+        AwsSettings, Config, FileRef, LastGoodSettings, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings,
+    },
     name::SourceName,
-    refresh::{Plan, Planned},
+    refresh::{LastGood, Plan, Planned},
     secret::SecretValue,
     source::{
         Source, Wanted, aws,
@@ -18,6 +20,7 @@ use crate::{
         sealed_file::{self, Sealed},
         vault::{self, Vault},
     },
+    store::Keeper,
 };
 
 /// The sources of a configuration, ready to be read, each with the settings that it was made from.
@@ -202,7 +205,11 @@ pub fn plan(config: &Config, sources: &Sources) -> Plan {
             refresh_every: freshness.map(|freshness| freshness.refresh_every),
             wanted: Vec::new(),
             max_stale: BTreeMap::new(),
+            places: BTreeMap::new(),
         });
+        planned
+            .places
+            .extend(config.sources.get(&secret.source).and_then(|source| Some((name.clone(), place(source, &wanted)?))));
         planned.wanted.push(wanted);
         if let Some(freshness) = freshness {
             planned.max_stale.insert(name.clone(), secret.max_stale.unwrap_or(freshness.max_stale));
@@ -212,4 +219,27 @@ pub fn plan(config: &Config, sources: &Sources) -> Plan {
         }
     }
     plan
+}
+
+/// Where a secret comes from, for the sealed copy on disk: a value that came from one place must never stand in for another's. How the
+/// daemon logs in there is no part of it. `None`: from this host itself, so no copy is kept.
+fn place(source: &SourceSettings, Wanted { path, field, stage, .. }: &Wanted) -> Option<Arc<str>> {
+    let within = (path, field, stage);
+    let place = match source {
+        SourceSettings::AwsSecretsManager(AwsSettings { region, endpoint, profile, .. }) => {
+            serde_json::to_string(&(source.kind(), (region, endpoint, profile), within))
+        }
+        SourceSettings::Vault(VaultSettings { address, namespace, mount, kv_version, .. }) => {
+            serde_json::to_string(&(source.kind(), (address, namespace, mount, kv_version), within))
+        }
+        SourceSettings::SealedFile(_) | SourceSettings::Environment => return None,
+    };
+    place.ok().map(Arc::from)
+}
+
+/// The sealed copy of the last good values, where one is configured.
+pub fn last_good(config: &Config, captured: &Captured, keeper: &Arc<Keeper>) -> Result<Option<Arc<LastGood>>, String> {
+    let Some(LastGoodSettings { file, identity_file }) = &config.daemon.last_good else { return Ok(None) };
+    let last_good = captured.file(identity_file).and_then(|identity| say(LastGood::new(file.clone(), identity, keeper.clone())));
+    last_good.map(|last_good| Some(Arc::new(last_good))).map_err(|reason| format!("last-good: {reason}"))
 }

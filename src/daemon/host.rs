@@ -15,7 +15,7 @@ use crate::{
     config::{self, Config, SourceSettings},
     delivery::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts},
     name::{SecretName, SourceName},
-    refresh::{self, Plan, Refreshed, States, Upkeep},
+    refresh::{self, LastGood, Plan, Refreshed, States, Upkeep},
     secret,
     source::{Source, Working},
     store::Keeper,
@@ -26,7 +26,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     pub captured: Captured,
     pub sources: Sources,
-    pub keeper: Keeper,
+    pub keeper: Arc<Keeper>,
+    pub last_good: Option<Arc<LastGood>>,
     /// How callers are attested.
     pub method: String,
 }
@@ -37,6 +38,8 @@ pub struct Operations {
     control: Handle,
     captured: Captured,
     keeper: Arc<Keeper>,
+    /// The sealed copy on disk, where one is configured.
+    last_good: Option<Arc<LastGood>>,
     states: States,
     method: String,
     started: SystemTime,
@@ -61,12 +64,12 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Operations {
     pub fn new(parts: Parts, broker: Arc<Broker>, control: Handle) -> Self {
-        let Parts { config, captured, sources, keeper, method } = parts;
+        let Parts { config, captured, sources, keeper, last_good, method } = parts;
         let started = SystemTime::now();
         let plan = assemble::plan(&config, &sources);
         let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
         let (states, upkeep, turn) = (States::default(), RwLock::default(), Mutex::default());
-        Self { broker, control, captured, keeper: Arc::new(keeper), states, method, started, now, upkeep, turn }
+        Self { broker, control, captured, keeper, last_good, states, method, started, now, upkeep, turn }
     }
 
     /// Reads everything for the first time. An error says everything that is missing; `None` says it too, where trying again may help:
@@ -77,7 +80,10 @@ impl Operations {
             return Ok(None);
         }
         let plan = self.plan();
-        let staged = refresh::load(&plan).await;
+        let mut staged = refresh::load(&plan).await;
+        if let Some(last_good) = &self.last_good {
+            last_good.fill(&mut staged, &plan).await;
+        }
         let failures = || staged.failures().iter().map(ToString::to_string).collect();
         if staged.lacks_required() {
             staged.tell(&plan, &self.states);
@@ -86,7 +92,15 @@ impl Operations {
         staged.failures().iter().for_each(|failure| warn!("not required, and not to be had: {failure}"));
         staged.commit(&plan, &self.keeper, &self.states);
         self.start_upkeep(&plan);
+        self.settle_copy().await;
         Ok(None)
+    }
+
+    /// Whatever may not be had any longer is out of the copy on disk when this returns.
+    async fn settle_copy(&self) {
+        if let Some(last_good) = &self.last_good {
+            last_good.settle().await;
+        }
     }
 
     pub fn load_timeout(&self) -> Duration {
@@ -120,6 +134,9 @@ impl Operations {
     /// Stops the upkeep, and gives back to the sources what they lent.
     pub async fn close(&self) {
         self.stop_upkeep().await;
+        if let Some(last_good) = &self.last_good {
+            last_good.close().await;
+        }
         let sources = self.now.read().unwrap_or_else(PoisonError::into_inner).sources.clone();
         close(assemble::only_in(&sources, &Sources::new())).await;
     }
@@ -130,7 +147,9 @@ impl Operations {
             let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
             upkeep.as_ref()?.refresh(secrets.as_deref())
         };
-        Some(refreshing.await)
+        let refreshed = refreshing.await;
+        self.settle_copy().await;
+        Some(refreshed)
     }
 
     fn config(&self) -> Arc<Config> {
@@ -194,6 +213,7 @@ impl Operations {
         let changed = staged.commit(&plan, &self.keeper, &self.states);
         changes.extend(changed.into_iter().map(|secret| format!("{secret} changed")));
         self.broker.announce_changes();
+        self.settle_copy().await;
         self.start_upkeep(&plan);
         self.control.spawn(close(assemble::only_in(&sources_before, &sources)));
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
@@ -247,6 +267,7 @@ impl Host for Operations {
             arena_used_bytes: memory.used_bytes as u64,
             attestation: self.method.clone(),
             reload_error: now.reload_error.clone(),
+            last_good: self.last_good.as_ref().map(|last_good| last_good.state()),
         }
     }
 
@@ -296,10 +317,13 @@ impl Host for Operations {
         Box::pin(self.reload())
     }
 
-    fn revoke_secret(&self, name: &str) -> bool {
+    fn revoke_secret(&self, name: &str) -> Result<bool, String> {
         let _inside = self.control.enter();
-        let dropped = self.keeper.revoke(name);
+        let dropped = self.keeper.revoke(name).is_some();
         self.broker.announce_changes();
-        dropped.is_some()
+        // Here and now: what is revoked must not come back by a crash.
+        let forget = |last_good: &Arc<LastGood>| tokio::task::block_in_place(|| last_good.revoked(name));
+        let forgotten = self.last_good.as_ref().map_or(Ok(false), forget)?;
+        Ok(dropped || forgotten)
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     broker::Broker,
     name::{SecretName, SourceName, ToolName},
     proto::v1::{self, admin_server},
-    refresh::{Refreshed, SourceState},
+    refresh::{LastGoodState, Refreshed, SourceState},
     session::{End, Form, Session},
     source::{LoginFacts, SourceError, Working},
     store::Absent,
@@ -29,8 +29,8 @@ pub trait Host: Send + Sync {
     /// Checks these secrets now, or all. `None`: nothing has been loaded yet.
     fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>>;
     fn reload(&self) -> Working<'_, Result<Reloaded, Vec<String>>>;
-    /// Drops a value from memory. `false`: there is no such secret.
-    fn revoke_secret(&self, name: &str) -> bool;
+    /// Drops a value from memory, and from the copy on disk; an error where that still has it. `false`: there is no such secret.
+    fn revoke_secret(&self, name: &str) -> Result<bool, String>;
 }
 
 /// Facts about the daemon itself.
@@ -45,6 +45,8 @@ pub struct HostStatus {
     pub arena_used_bytes: u64,
     pub attestation: String,
     pub reload_error: String,
+    /// The sealed copy on disk, where one is configured.
+    pub last_good: Option<LastGoodState>,
 }
 
 /// Facts about a source.
@@ -151,6 +153,20 @@ fn source(name: &SourceName, facts: SourceFacts, secrets: u64) -> v1::SourceStat
     }
 }
 
+fn last_good(state: LastGoodState) -> v1::LastGood {
+    let served = |(source, (secrets, oldest)): (SourceName, (usize, SystemTime))| v1::ServedFromCopy {
+        source: source.to_string(),
+        secrets: secrets as u64,
+        oldest: Some(oldest.into()),
+    };
+    v1::LastGood {
+        file: state.file.display().to_string(),
+        written: state.written.map(Into::into),
+        problem: state.problem.unwrap_or_default(),
+        served: state.served.into_iter().map(served).collect(),
+    }
+}
+
 fn session(session: &Session) -> v1::SessionInfo {
     let peer = &session.peer;
     let (unit, invocation) =
@@ -200,6 +216,7 @@ impl admin_server::Admin for AdminService {
             handouts,
             denials,
             reload_error: host.reload_error,
+            last_good: host.last_good.map(last_good),
         }))
     }
 
@@ -305,7 +322,10 @@ impl admin_server::Admin for AdminService {
             v1::revoke_request::Target::Session(id) => (end(&|session| session.id.to_string() == id), 0),
             v1::revoke_request::Target::Tool(tool) => (end(&|session| session.tool().as_str() == tool), 0),
             v1::revoke_request::Target::Secret(secret) => {
-                if !self.host.revoke_secret(&secret) {
+                let revoked = self.host.revoke_secret(&secret).map_err(|kept| {
+                    Status::internal(format!("it is dropped from memory and its holders are told, but on disk {kept}"))
+                })?;
+                if !revoked {
                     return Err(Status::not_found("no such secret is in memory"));
                 }
                 let holders = self.broker.sessions().list();

@@ -4,14 +4,17 @@
 //! place of `value` where a secret is not text. The file can be made and read with age's own tools too.
 
 mod edit;
+pub mod replace;
+mod seal;
 
-use std::{collections::BTreeMap, fs::File, io::Read, iter, os::unix::fs::MetadataExt, path::Path, path::PathBuf, str};
+use std::{collections::BTreeMap, fs::File, io::Read, os::unix::fs::MetadataExt, path::Path, path::PathBuf, str};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-pub use self::edit::SealedFile;
+use self::seal::unseal;
+pub use self::{edit::SealedFile, seal::Seal};
 use super::{
     Cause, Fetched, Outcomes, Source, SourceError, Wanted, Working,
     field::{self, Json},
@@ -207,18 +210,4 @@ fn decode(text: &[u8]) -> Option<SecretValue> {
     let mut bytes = Zeroizing::new(vec![0; text.len().div_ceil(4) * 3]);
     let length = BASE64_STANDARD.decode_slice(text, &mut bytes).ok()?;
     SecretValue::copy_from(&bytes[..length]).ok()
-}
-
-fn unseal(sealed: &[u8], identity: &Identity) -> Result<Zeroizing<Vec<u8>>, &'static str> {
-    use age::DecryptError::{DecryptionFailed, InvalidMac, NoMatchingKeys};
-    let words = |error| match error {
-        NoMatchingKeys => "is sealed to another key than this identity, or damaged",
-        InvalidMac | DecryptionFailed => "has been changed or is damaged: restore it",
-        _ => "is not a file that age made, or is cut off: restore it",
-    };
-    let opened = age::Decryptor::new_buffered(sealed).map_err(words)?;
-    let mut opened = opened.decrypt(iter::once(&identity.0 as &dyn age::Identity)).map_err(words)?;
-    let mut plain = Zeroizing::new(Vec::with_capacity(sealed.len() + 1));
-    opened.read_to_end(&mut plain).map_err(|_| "has been changed or is damaged: restore it")?;
-    Ok(plain)
 }

@@ -13,7 +13,7 @@ fn handout(value: &[u8]) -> Handout {
     let (keeper, store) = store::new(crate::redact::Redactor::new().unwrap());
     let secret: crate::name::SecretName = "stripe/api-key".parse().unwrap();
     let fetched = Fetched { value: SecretValue::copy_from(value).unwrap(), version: 7.into(), check_within: None };
-    keeper.put(secret.clone(), "prod".parse().unwrap(), fetched, Confirmed { at: Stamp::now(), max_stale: None });
+    keeper.put(secret.clone(), "prod".parse().unwrap(), fetched, Confirmed { at: Stamp::now(), max_stale: None, place: None });
     let origin = Origin { file: std::path::Path::new("t.toml").into(), line: 1 };
     let rule = Rule { delivery: Delivery::Rpc, origin: origin.clone() };
     let tool = ToolPolicy {

@@ -1,14 +1,12 @@
 //! Changes to a sealed file: one editor at a time, and a crash leaves the old file or the new one.
 
 use std::{
-    ffi::OsString,
-    fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, fchown},
+    fs, io,
+    os::unix::fs::{MetadataExt, fchown},
     path::{Path, PathBuf},
 };
 
-use super::{Content, Entry, Identity};
+use super::{Content, Entry, Identity, replace::Replacing, seal::seal};
 use crate::{
     name::SecretName,
     secret::SecretValue,
@@ -18,10 +16,8 @@ use crate::{
 /// A sealed file being edited. Nobody else can edit it until this is dropped; reading it goes on meanwhile. Changes are kept by
 /// [`SealedFile::save`] alone.
 pub struct SealedFile {
-    path: PathBuf,
+    file: Replacing,
     content: Content,
-    /// Beside the file and never removed: the file itself is replaced at each save, and a lock on it with it.
-    _lock: File,
 }
 
 impl SealedFile {
@@ -30,21 +26,20 @@ impl SealedFile {
         let name = path.file_name().ok_or_else(|| refused(path, "is not the path of a file"))?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let path = folder.canonicalize().map_err(|error| failed(path, "cannot be made", &error))?.join(name);
-        let lock = lock(&path)?;
-        let mut file = Self { path, content: Content::default(), _lock: lock };
+        let mut file = Self { file: lock(path)?, content: Content::default() };
         for recipient in recipients {
             file.add_recipient(recipient)?;
         }
         let exists = |error: io::Error| match error.kind() {
-            io::ErrorKind::AlreadyExists => refused(&file.path, "is there already, and is not replaced"),
-            _ => failed(&file.path, "cannot be made", &error),
+            io::ErrorKind::AlreadyExists => refused(file.path(), "is there already, and is not replaced"),
+            _ => failed(file.path(), "cannot be made", &error),
         };
         let staged = file.stage()?;
         // A link, unlike a rename, never replaces.
-        let made = fs::hard_link(&staged, &file.path).map_err(exists);
+        let made = fs::hard_link(&staged, file.path()).map_err(exists);
         let _ = fs::remove_file(&staged);
         made?;
-        sync_folder(&file.path)?;
+        file.sync()?;
         Ok(file)
     }
 
@@ -52,13 +47,13 @@ impl SealedFile {
     pub fn open(path: &Path, identity: &Identity) -> Result<Self, SourceError> {
         // Where the path is a link, the file is replaced and not the link.
         let path = path.canonicalize().map_err(|error| failed(path, "cannot be opened", &error))?;
-        let lock = lock(&path)?;
-        let mut content = Content::read(&path, identity)?;
+        let file = lock(path)?;
+        let mut content = Content::read(file.path(), identity)?;
         let own = identity.recipient();
         if !content.recipients.contains(&own) {
             content.recipients.push(own);
         }
-        Ok(Self { path, content, _lock: lock })
+        Ok(Self { file, content })
     }
 
     /// The names in it, in order.
@@ -113,42 +108,37 @@ impl SealedFile {
         self.content.recipients.len() < before
     }
 
+    fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// Writes the changes: a new file beside the old one, on disk before it takes its place.
     pub fn save(&self) -> Result<(), SourceError> {
         let staged = self.stage()?;
-        fs::rename(&staged, &self.path).map_err(|error| failed(&self.path, "cannot be replaced", &error))?;
-        sync_folder(&self.path)
+        self.file.put(&staged).map_err(|error| failed(self.path(), "cannot be replaced", &error))?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), SourceError> {
+        self.file.sync().map_err(|error| failed(self.path(), "is written, but perhaps not on disk yet", &error))
     }
 
     /// Seals the content into a file beside the real one, for its owner alone.
     fn stage(&self) -> Result<PathBuf, SourceError> {
         let recipients = self.content.recipients.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()?;
-        let recipients = recipients.iter().map(|recipient| recipient as &dyn age::Recipient);
-        let seal = age::Encryptor::with_recipients(recipients)
-            .map_err(|_| refused(&self.path, "needs a recipient at least: who else could open it?"))?;
-        let staged = beside(&self.path, "new");
-        // The lock is ours, so what is there is what a crash left.
-        let _ = fs::remove_file(&staged);
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&staged)?;
-            if let Ok(old) = self.path.metadata() {
+        if recipients.is_empty() {
+            return Err(refused(self.path(), "needs a recipient at least: who else could open it?"));
+        }
+        let staged = self.file.stage(|file| {
+            if let Ok(old) = self.path().metadata() {
                 let new = file.metadata()?;
                 if (old.uid(), old.gid()) != (new.uid(), new.gid()) {
-                    fchown(&file, Some(old.uid()), Some(old.gid()))?;
+                    fchown(&*file, Some(old.uid()), Some(old.gid()))?;
                 }
             }
-            let mut sealing = seal.wrap_output(&mut file)?;
-            sealing.write_all(&self.content.plain())?;
-            sealing.finish()?;
-            file.sync_all()
-        };
-        match write() {
-            Ok(()) => Ok(staged),
-            Err(error) => {
-                let _ = fs::remove_file(&staged);
-                Err(failed(&self.path, "cannot be written", &error))
-            }
-        }
+            seal(&self.content.plain(), &recipients, file)
+        });
+        staged.map_err(|error| failed(self.path(), "cannot be written", &error))
     }
 }
 
@@ -157,28 +147,11 @@ fn parse(recipient: &str) -> Result<age::x25519::Recipient, SourceError> {
     recipient.parse().map_err(|_| SourceError::new(Cause::Refused, "a recipient is not a public key of age (age1...)"))
 }
 
-/// A hidden name in the same folder, so that a rename stays on one file system.
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".");
-    name.push(ending);
-    path.with_file_name(name)
-}
-
-fn lock(path: &Path) -> Result<File, SourceError> {
-    let open = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(beside(path, "lock"));
-    let file = open.map_err(|error| failed(path, "cannot be locked", &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(refused(path, "is being edited by another process: try again when it is done")),
-        Err(TryLockError::Error(error)) => Err(failed(path, "cannot be locked", &error)),
-    }
-}
-
-fn sync_folder(path: &Path) -> Result<(), SourceError> {
-    let sync = || File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all();
-    sync().map_err(|error| failed(path, "is written, but perhaps not on disk yet", &error))
+fn lock(path: PathBuf) -> Result<Replacing, SourceError> {
+    Replacing::begin(path.clone()).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => refused(&path, "is being edited by another process: try again when it is done"),
+        _ => failed(&path, "cannot be locked", &error),
+    })
 }
 
 fn refused(path: &Path, problem: &str) -> SourceError {
