@@ -226,8 +226,10 @@ pub fn plan(config: &Config, sources: &Sources) -> Plan {
 fn place(source: &SourceSettings, Wanted { path, field, stage, .. }: &Wanted) -> Option<Arc<str>> {
     let within = (path, field, stage);
     let place = match source {
-        SourceSettings::AwsSecretsManager(AwsSettings { region, endpoint, profile, .. }) => {
-            serde_json::to_string(&(source.kind(), (region, endpoint, profile), within))
+        SourceSettings::AwsSecretsManager(aws) | SourceSettings::AwsParameterStore(aws) => {
+            // A role says whose account it is.
+            let role = aws.role.as_ref().map(|role| &role.arn);
+            serde_json::to_string(&(source.kind(), (&aws.region, &aws.endpoint, &aws.profile, role), within))
         }
         SourceSettings::Vault(VaultSettings { address, namespace, mount, kv_version, .. }) => {
             serde_json::to_string(&(source.kind(), (address, namespace, mount, kv_version), within))
