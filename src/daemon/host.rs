@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +20,7 @@ use crate::{
     name::{SecretName, SourceName},
     refresh::{self, Plan, Refreshed, States, Upkeep},
     secret,
-    source::{Source, Working},
+    source::{Calls, Source, Working},
     store::Keeper,
 };
 
@@ -45,6 +48,8 @@ pub struct Operations {
     upkeep: RwLock<Option<Upkeep>>,
     /// One load at a time.
     turn: Mutex<()>,
+    reloads: AtomicU64,
+    reloads_failed: AtomicU64,
 }
 
 /// What a reload replaces.
@@ -66,7 +71,8 @@ impl Operations {
         let plan = assemble::plan(&config, &sources);
         let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
         let (states, upkeep, turn) = (States::default(), RwLock::default(), Mutex::default());
-        Self { broker, control, captured, keeper: Arc::new(keeper), states, method, started, now, upkeep, turn }
+        let (reloads, reloads_failed, keeper) = (AtomicU64::new(0), AtomicU64::new(0), Arc::new(keeper));
+        Self { broker, control, captured, keeper, states, method, started, now, upkeep, turn, reloads, reloads_failed }
     }
 
     /// Reads everything for the first time. An error says everything that is missing; `None` says it too, where trying again may help:
@@ -146,11 +152,13 @@ impl Operations {
         match &reloaded {
             Ok(Reloaded { changes, sessions_ended }) => {
                 now.reload_error.clear();
+                self.reloads.fetch_add(1, Relaxed);
                 changes.iter().for_each(|change| info!("reload: {change}"));
                 info!(sessions_ended, "reloaded");
             }
             Err(reasons) => {
                 now.reload_error = reasons.join("\n");
+                self.reloads_failed.fetch_add(1, Relaxed);
                 reasons.iter().for_each(|reason| error!("{reason}"));
                 error!("reload failed, {} reasons above: everything stays as it was", reasons.len());
             }
@@ -243,6 +251,7 @@ impl Host for Operations {
             arena_used_bytes: memory.used_bytes as u64,
             attestation: self.method.clone(),
             reload_error: now.reload_error.clone(),
+            reloads: (self.reloads.load(Relaxed), self.reloads_failed.load(Relaxed)),
         }
     }
 
@@ -252,7 +261,8 @@ impl Host for Operations {
             let state = self.states.get(name);
             // One of which no tool wants anything is in order too.
             let loaded = state.last_good.is_some() || !now.plan.sources.contains_key(name);
-            (name.clone(), SourceFacts { kind: settings.kind(), login: source.login(), loaded, state })
+            let calls = source.calls().map(Calls::counts).unwrap_or_default();
+            (name.clone(), SourceFacts { kind: settings.kind(), login: source.login(), loaded, state, calls })
         };
         now.sources.iter().map(facts).collect()
     }

@@ -12,7 +12,7 @@ use crate::{
     proto::v1::{self, admin_server},
     refresh::{Refreshed, SourceState},
     session::{End, Form, Session},
-    source::{LoginFacts, SourceError, Working},
+    source::{Counts, LoginFacts, SourceError, Working},
     store::Absent,
 };
 
@@ -45,6 +45,8 @@ pub struct HostStatus {
     pub arena_used_bytes: u64,
     pub attestation: String,
     pub reload_error: String,
+    /// Reloads that took effect, and that did not.
+    pub reloads: (u64, u64),
 }
 
 /// Facts about a source.
@@ -55,6 +57,8 @@ pub struct SourceFacts {
     pub login: Option<LoginFacts>,
     /// Was anything read from it since the daemon started?
     pub loaded: bool,
+    /// The calls that were made to it, by operation.
+    pub calls: Vec<(&'static str, Arc<Counts>)>,
 }
 
 /// What configuration says of a secret.
@@ -126,7 +130,7 @@ impl AdminService {
 }
 
 fn source(name: &SourceName, facts: SourceFacts, secrets: u64) -> v1::SourceStatus {
-    let SourceFacts { kind, state, login, loaded } = facts;
+    let SourceFacts { kind, state, login, loaded, .. } = facts;
     let (health, problem) = match (&state.outage, state.refused.first_key_value()) {
         (Some((_, error)), _) => ("unreachable", error.to_string()),
         (None, Some((secret, error))) => ("refusing", format!("{secret}: {error}")),
@@ -200,6 +204,7 @@ impl admin_server::Admin for AdminService {
             handouts,
             denials,
             reload_error: host.reload_error,
+            ready: self.broker.is_ready(),
         }))
     }
 
@@ -272,7 +277,7 @@ impl admin_server::Admin for AdminService {
         }
         let refreshed = self.host.refresh((!secrets.is_empty()).then_some(secrets)).await;
         let Some(Refreshed { changed, failed }) = refreshed else {
-            return Err(Status::unavailable(
+            return Err(Status::failed_precondition(
                 "nothing has been loaded yet; `valetkey status` names the source that is waited for",
             ));
         };
