@@ -246,6 +246,11 @@ fn check_together(section: &Section<'_>, settings: &DaemonSettings) {
     if settings.tools_socket.is_some() && settings.tools_socket == settings.admin_socket {
         section.reject("admin-socket", "is the tools socket too");
     }
+    if let Some(MetricsAddress::Socket(metrics)) = &settings.metrics
+        && [&settings.tools_socket, &settings.admin_socket].contains(&&Some(metrics.clone()))
+    {
+        section.reject("metrics", "is the socket of tools or operators too");
+    }
 }
 
 /// unix(7): a socket's path is at most 107 bytes and a NUL.
