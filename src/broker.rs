@@ -344,13 +344,7 @@ impl Broker {
         Ok(Handout { secret: grant.secret().clone(), held })
     }
 
-    fn keep_hand_outs_within_bounds(
-        &self,
-        policy: &Policy,
-        session: &Session,
-        count: u64,
-        now: Instant,
-    ) -> Result<(), Refused> {
+    fn keep_hand_outs_within_bounds(&self, policy: &Policy, session: &Session, count: u64, now: Instant) -> Result<(), Refused> {
         // A tool that policy has forgotten since is refused by the decision that follows.
         let Some(tool) = policy.tool(session.tool().as_str()) else { return Ok(()) };
         if session.handouts.load(Relaxed) + count > tool.limits.per_session {

@@ -201,9 +201,7 @@ fn bind(runtime: &Runtime, socket: &Socket) -> Result<Listener, Vec<String>> {
 fn bind_metrics(runtime: &Runtime, config: &Config, admin: &Socket) -> Result<Option<MetricsListener>, Vec<String>> {
     Ok(match config.daemon.metrics.clone() {
         None => None,
-        Some(MetricsAddress::Socket(path)) => {
-            Some(MetricsListener::Socket(bind(runtime, &Socket { path, ..admin.clone() })?))
-        }
+        Some(MetricsAddress::Socket(path)) => Some(MetricsListener::Socket(bind(runtime, &Socket { path, ..admin.clone() })?)),
         Some(MetricsAddress::Loopback(address)) => {
             let bound = runtime.block_on(MetricsListener::loopback(address));
             Some(bound.map_err(|error| vec![format!("cannot listen at {address} for `metrics`: {error}")])?)
@@ -214,7 +212,8 @@ fn bind_metrics(runtime: &Runtime, config: &Config, admin: &Socket) -> Result<Op
 impl Daemon {
     /// Serves until a signal says stop, then drains.
     fn serve(self) -> Result<(), Vec<String>> {
-        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, metrics, hangup } = self;
+        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, metrics, hangup } =
+            self;
         // Before systemd is told that the daemon is ready: what it sends then must find someone who listens.
         let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| catch(&tools_plane, kind));
         let signals = Signals { hangup, terminate: terminate?, interrupt: interrupt? };

@@ -20,12 +20,14 @@ const NEVER: [(&str, &[&str]); 4] = [
 ];
 
 /// Crates that may appear in these modules only.
-const ONLY_IN: [(&str, &[&str]); 7] = [
+const ONLY_IN: [(&str, &[&str]); 9] = [
     ("aws_sdk", &["source/aws_secrets_manager"]),
     ("aws_config", &["source/aws_secrets_manager"]),
     ("aws_smithy", &["source/aws_secrets_manager"]),
     ("vaultrs", &["source/vault"]),
     ("age::", &["source/sealed_file"]),
+    ("prometheus_client", &["delivery/metrics"]),
+    ("hyper::", &["delivery/metrics"]),
     ("tonic::Status", &["delivery", "client", "cli"]),
     ("std::env", &["daemon", "cli", "client", "source/environment", "secret"]),
 ];

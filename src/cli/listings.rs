@@ -335,8 +335,7 @@ fn secrets_text(secrets: &[v1::SecretInfo]) -> String {
         ]
     };
     let rows: Vec<_> = secrets.iter().map(row).collect();
-    let headings =
-        ["SECRET", "STATE", "VERSION", "AGE", "NEXT CHECK", "SOURCE", "ENVIRONMENT", "REACHES", "TOOLS", "HOLDERS"];
+    let headings = ["SECRET", "STATE", "VERSION", "AGE", "NEXT CHECK", "SOURCE", "ENVIRONMENT", "REACHES", "TOOLS", "HOLDERS"];
     let trouble = secrets.iter().filter(|secret| !secret.problem.is_empty());
     let trouble: Vec<_> = trouble.map(|secret| format!("{}: {}\n", secret.name, printable(&secret.problem))).collect();
     let gap = if trouble.is_empty() { "" } else { "\n" };

@@ -80,15 +80,36 @@ impl Facts {
             "How values at rest are protected and callers attested, as `valetkey status` shows it.",
             [[("memory", host.memory_protection.as_str()), ("attestation", host.attestation.as_str())]],
         )?;
-        page.gauge("ready", "1 when all that the policy requires has been loaded; until then no session is opened.", None, one(self.broker.is_ready()))?;
+        page.gauge(
+            "ready",
+            "1 when all that the policy requires has been loaded; until then no session is opened.",
+            None,
+            one(self.broker.is_ready()),
+        )?;
         page.gauge("start_timestamp", "When the daemon started, since 1970.", SECONDS, [(NO_LABELS, date(host.started))])?;
-        page.gauge("configured_timestamp", "When the configuration in force was loaded, since 1970.", SECONDS, [(NO_LABELS, date(host.configured))])?;
+        page.gauge(
+            "configured_timestamp",
+            "When the configuration in force was loaded, since 1970.",
+            SECONDS,
+            [(NO_LABELS, date(host.configured))],
+        )?;
         let (done, failed) = host.reloads;
         page.counter("reloads", "Reloads, by how they ended.", [([("result", "done")], done), ([("result", "failed")], failed)])?;
-        page.gauge("reload_failed", "1 while the configuration in force is not the one on disk, because the last reload failed.", None, one(!host.reload_error.is_empty()))?;
-        page.gauge("arena_locked", "Memory set apart and locked for values.", BYTES, [(NO_LABELS, host.arena_locked_bytes as f64)])?;
+        page.gauge(
+            "reload_failed",
+            "1 while the configuration in force is not the one on disk, because the last reload failed.",
+            None,
+            one(!host.reload_error.is_empty()),
+        )?;
+        page.gauge(
+            "arena_locked",
+            "Memory set apart and locked for values.",
+            BYTES,
+            [(NO_LABELS, host.arena_locked_bytes as f64)],
+        )?;
         page.gauge("arena_used", "Of it, used by values.", BYTES, [(NO_LABELS, host.arena_used_bytes as f64)])?;
-        let connections = [([("socket", "tools")], self.tools.count() as f64), ([("socket", "admin")], self.admin.count() as f64)];
+        let connections =
+            [([("socket", "tools")], self.tools.count() as f64), ([("socket", "admin")], self.admin.count() as f64)];
         page.gauge("connections", "Connections that are open.", None, connections)
     }
 
@@ -125,9 +146,17 @@ impl Facts {
             let reason = status::reason(*reason).as_str_name().trim_start_matches("REASON_");
             ([("tool", tool.as_ref().map_or("", |tool| tool.as_str())), ("reason", reason)], *count)
         });
-        page.counter("refusals", "Sessions and secrets that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.", refusals)?;
+        page.counter(
+            "refusals",
+            "Sessions and secrets that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.",
+            refusals,
+        )?;
         let latency = [(NO_LABELS, self.broker.latency())];
-        page.histogram("handout_duration", "Time to attest, decide and read what one call asks for; refusals are not in it.", latency)
+        page.histogram(
+            "handout_duration",
+            "Time to attest, decide and read what one call asks for; refusals are not in it.",
+            latency,
+        )
     }
 }
 
@@ -138,7 +167,12 @@ fn upstreams(page: &mut Page<'_>, sources: &[(SourceName, SourceFacts)]) -> fmt:
     let kinds = sources.iter().map(|(name, facts)| [("source", name.as_str()), ("kind", facts.kind)]);
     page.info("source", "The sources of the configuration, and their kinds.", kinds)?;
     let reachable = each().map(|(labels, facts)| (labels, f64::from(u8::from(facts.loaded && facts.state.outage.is_none()))));
-    page.gauge("source_reachable", "1 when its last call was answered; 0 in an outage, and before its first answer.", None, reachable)?;
+    page.gauge(
+        "source_reachable",
+        "1 when its last call was answered; 0 in an outage, and before its first answer.",
+        None,
+        reachable,
+    )?;
     let outages = each().map(|(labels, facts)| {
         let since = facts.state.outage.as_ref().map(|(since, _)| *since);
         (labels, since.and_then(|since| since.elapsed().ok()).unwrap_or_default().as_secs_f64())
@@ -150,9 +184,19 @@ fn upstreams(page: &mut Page<'_>, sources: &[(SourceName, SourceFacts)]) -> fmt:
     page.gauge("source_refused_secrets", "Secrets that it does not give.", None, refused)?;
     let logins = || each().filter_map(|(labels, facts)| Some((labels, facts.login.as_ref()?)));
     let valid = logins().map(|(labels, login)| (labels, f64::from(u8::from(login.problem.is_none()))));
-    page.gauge("source_login_ok", "1 when the daemon's own login there works; no sample where there is none to tell of.", None, valid)?;
+    page.gauge(
+        "source_login_ok",
+        "1 when the daemon's own login there works; no sample where there is none to tell of.",
+        None,
+        valid,
+    )?;
     let expiries = logins().filter_map(|(labels, login)| Some((labels, date(login.expires?))));
-    page.gauge("source_login_expiry_timestamp", "When that login runs out, since 1970; no sample where it does not.", SECONDS, expiries)
+    page.gauge(
+        "source_login_expiry_timestamp",
+        "When that login runs out, since 1970; no sample where it does not.",
+        SECONDS,
+        expiries,
+    )
 }
 
 fn calls(page: &mut Page<'_>, sources: &[(SourceName, SourceFacts)]) -> fmt::Result {
@@ -161,12 +205,21 @@ fn calls(page: &mut Page<'_>, sources: &[(SourceName, SourceFacts)]) -> fmt::Res
         sources.iter().map(of).flat_map(|(name, calls)| calls.into_iter().map(move |call| (name.clone(), call)))
     };
     let all: Vec<_> = each().collect();
-    let took = all.iter().map(|(source, (operation, counts))| ([("source", source.as_str()), ("operation", *operation)], &counts.latency));
+    let took = all
+        .iter()
+        .map(|(source, (operation, counts))| ([("source", source.as_str()), ("operation", *operation)], &counts.latency));
     page.histogram("source_call_duration", "Calls to it, by operation, however they ended.", took)?;
     let failed: Vec<_> = all.iter().map(|(source, (operation, counts))| (source, operation, counts.failed())).collect();
     let failed = failed.iter().flat_map(|(source, operation, failed)| {
         failed.iter().map(move |(cause, count)| {
-            ([("source", (*source).clone()), ("operation", (**operation).to_owned()), ("cause", cause.to_string().replace(' ', "_"))], *count)
+            (
+                [
+                    ("source", (*source).clone()),
+                    ("operation", (**operation).to_owned()),
+                    ("cause", cause.to_string().replace(' ', "_")),
+                ],
+                *count,
+            )
         })
     });
     page.counter("source_call_failures", "Of these, the ones that failed, by cause.", failed)
@@ -215,12 +268,7 @@ impl Page<'_> {
         self.family((name, help, unit, MetricType::Gauge), samples, |sample, value| sample.encode_gauge(&value))
     }
 
-    fn counter<L: EncodeLabelSet>(
-        &mut self,
-        name: &str,
-        help: &str,
-        samples: impl IntoIterator<Item = (L, u64)>,
-    ) -> fmt::Result {
+    fn counter<L: EncodeLabelSet>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
         let none = None::<&Exemplar<NoLabelSet, u64>>;
         self.family((name, help, None, MetricType::Counter), samples, |sample, value| sample.encode_counter(&value, none))
     }
