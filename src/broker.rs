@@ -14,11 +14,11 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{debug, field, info, warn};
 
 use crate::{
     limits::{Meter, RetryAfter, Tally},
-    measure::Latency,
+    measure::{Latency, span},
     name::{SecretName, SessionId, ToolName, Version, is_unprintable},
     peer::{Peer, Process, Witness},
     policy::{Decision, Denial, Policy, Request, Scope},
@@ -99,7 +99,19 @@ impl Broker {
 
     /// Opens a session: the caller is the tool it names, and everything it declares is granted; or nothing is.
     pub fn open(&self, witness: &dyn Witness, declared: &Declaration<'_>, unary: bool) -> Result<Arc<Session>, Refused> {
-        self.try_open(witness, declared, unary).inspect_err(|refused| self.count(declared.tool, refused))
+        let span = span!("open", tool = tracing::field::Empty, secrets = tracing::field::Empty);
+        let opened = span.in_scope(|| self.try_open(witness, declared, unary));
+        match &opened {
+            Ok(session) => {
+                span.record("tool", session.tool().as_str()).record("secrets", session.scope.secrets().count());
+                span.record("outcome", "opened");
+            }
+            Err(refused) => {
+                span.record("outcome", field::debug(refused.reason));
+                self.count(declared.tool, refused);
+            }
+        }
+        opened
     }
 
     fn try_open(&self, witness: &dyn Witness, declared: &Declaration<'_>, unary: bool) -> Result<Arc<Session>, Refused> {
@@ -120,22 +132,19 @@ impl Broker {
 
     /// Hands out one secret of a session.
     pub fn get(&self, witness: &dyn Witness, session: &Session, secret: &str) -> Result<Handout, Refused> {
-        let begun = Instant::now();
-        let get = || {
+        self.measured(session, std::slice::from_ref, |begun| {
             self.still(witness, session)?;
             let policy = self.policy();
             self.keep_hand_outs_within_bounds(&policy, session, 1, begun)?;
             let handout = self.find(&policy, session, secret)?;
             record(session, &handout);
             Ok(handout)
-        };
-        self.measure(begun, session, get())
+        })
     }
 
     /// Hands out several secrets of a session: all of them or none.
     pub fn get_all(&self, witness: &dyn Witness, session: &Session, secrets: &[String]) -> Result<Vec<Handout>, Refused> {
-        let begun = Instant::now();
-        let get = || {
+        self.measured(session, Vec::as_slice, |begun| {
             if secrets.is_empty() || secrets.len() > MAX_BATCH {
                 return Err(Refused::bad_request(format!("ask for at least one secret and at most {MAX_BATCH} in one call")));
             }
@@ -146,8 +155,7 @@ impl Broker {
             // Only now: of a call that is refused, nothing was handed out.
             handouts.iter().for_each(|handout| record(session, handout));
             Ok(handouts)
-        };
-        self.measure(begun, session, get())
+        })
     }
 
     /// The process uses this version now, and none before it.
@@ -292,10 +300,29 @@ impl Broker {
         &self.latency
     }
 
-    fn measure<T>(&self, begun: Instant, session: &Session, got: Result<T, Refused>) -> Result<T, Refused> {
+    /// Measures one call, and counts it where it is refused. `all` is what it hands out.
+    fn measured<T>(
+        &self,
+        session: &Session,
+        all: impl Fn(&T) -> &[Handout],
+        get: impl FnOnce(Instant) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let begun = Instant::now();
+        let span = span!("hand-out", tool = %session.tool(), secrets = tracing::field::Empty);
+        let got = span.in_scope(|| get(begun));
         match &got {
-            Ok(_) => self.latency.add(begun.elapsed()),
-            Err(refused) => self.count(session.tool().as_str(), refused),
+            Ok(handouts) => {
+                self.latency.add(begun.elapsed());
+                if !span.is_disabled() {
+                    // Names that policy knows, where what was asked for may be anything.
+                    let names: Vec<_> = all(handouts).iter().map(|handout| handout.secret.as_str()).collect();
+                    span.record("secrets", names.join(" ")).record("outcome", "handed out");
+                }
+            }
+            Err(refused) => {
+                span.record("outcome", field::debug(refused.reason));
+                self.count(session.tool().as_str(), refused);
+            }
         }
         got
     }

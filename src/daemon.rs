@@ -5,6 +5,8 @@ mod assemble;
 mod host;
 mod log;
 mod places;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::{
     path::{Path, PathBuf},
@@ -71,7 +73,11 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(redactor) => redactor,
         Err(error) => return refuse(&[format!("no random numbers to key the log filter with: {error}")]),
     };
-    log::start(&config.daemon, &redactor);
+    // Until the end: the last spans go out with it.
+    let _log = match log::start(&config.daemon, &redactor) {
+        Ok(log) => log,
+        Err(problem) => return refuse(&[problem]),
+    };
     info!(version = env!("CARGO_PKG_VERSION"), config = %args.config.display(), %hardening, "starting");
     say_what_the_host_lacks(hardening.is_complete());
     config.problems.iter().for_each(|problem| warn!("{problem}"));

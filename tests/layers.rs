@@ -20,7 +20,7 @@ const NEVER: [(&str, &[&str]); 4] = [
 ];
 
 /// Crates that may appear in these modules only.
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 11] = [
     ("aws_sdk", &["source/aws_secrets_manager"]),
     ("aws_config", &["source/aws_secrets_manager"]),
     ("aws_smithy", &["source/aws_secrets_manager"]),
@@ -28,6 +28,8 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("age::", &["source/sealed_file"]),
     ("prometheus_client", &["delivery/metrics"]),
     ("hyper::", &["delivery/metrics"]),
+    ("opentelemetry", &["daemon/traces"]),
+    ("tracing_opentelemetry", &["daemon/traces"]),
     ("tonic::Status", &["delivery", "client", "cli"]),
     ("std::env", &["daemon", "cli", "client", "source/environment", "secret"]),
 ];

@@ -10,13 +10,14 @@ use std::{
 };
 
 use tokio::{runtime::Handle, sync::Mutex};
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 
 use super::assemble::{self, Captured, Sources};
 use crate::{
     broker::Broker,
     config::{self, Config, SourceSettings},
     delivery::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts},
+    measure::span,
     name::{SecretName, SourceName},
     refresh::{self, Plan, Refreshed, States, Upkeep},
     secret,
@@ -147,7 +148,9 @@ impl Operations {
     pub async fn reload(&self) -> Result<Reloaded, Vec<String>> {
         let _turn = self.turn.lock().await;
         let before = self.config();
-        let reloaded = self.try_reload(&before).await;
+        let span = span!("reload");
+        let reloaded = self.try_reload(&before).instrument(span.clone()).await;
+        span.record("outcome", if reloaded.is_ok() { "done" } else { "failed" });
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
         match &reloaded {
             Ok(Reloaded { changes, sessions_ended }) => {
