@@ -105,7 +105,7 @@ impl Page {
 
     /// In the order in which they stand, buckets do not shrink, and the last is all.
     fn buckets_add_up(&self, body: &str) {
-        let (mut last, mut buckets) = (0.0, 0);
+        let (mut last, mut complete) = (0.0, 0);
         for line in body.lines().filter(|line| !line.starts_with('#')) {
             let (series, value) = line.rsplit_once(' ').unwrap();
             let (name, mut labels) = labels_of(series);
@@ -116,7 +116,6 @@ impl Page {
             let value: f64 = value.parse().unwrap();
             assert!(value >= last, "{line}");
             last = value;
-            buckets += 1;
             if labels.remove("le").unwrap() == "+Inf" {
                 let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
                 let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
@@ -125,10 +124,11 @@ impl Page {
                     found == format!("{name}_count") && of == labels_of(&format!("x{labels}")).1
                 });
                 assert_eq!(count.map(|(_, count)| *count), Some(value), "{line}");
-                last = 0.0;
+                (last, complete) = (0.0, complete + 1);
             }
         }
-        assert!(buckets > 0);
+        let histograms = self.samples.keys().filter(|series| labels_of(series).0.ends_with("_count")).count();
+        assert!(complete == histograms && complete > 0, "{complete} of {histograms} end with +Inf");
     }
 
     #[track_caller]
@@ -331,6 +331,19 @@ fn a_port_that_is_taken_stops_the_start_and_says_so() {
     let mut daemon = host.spawn(&[]);
     assert_eq!(daemon.wait(Duration::from_secs(30)).code(), Some(1));
     assert!(host.log().contains("for `metrics`: Address already in use"), "{}", host.log());
+}
+
+/// Who asks for spans where there is no code for them hears how to get it.
+#[cfg(not(feature = "otel"))]
+#[test]
+fn a_build_without_spans_refuses_to_be_told_of_a_collector() {
+    let host = Host::new();
+    let rest = host.seal(&[("a/key", b"value-of-a-key")]) + &Host::secrets(&["a/key"]) + &Host::tool("it", 0, &["a/key"]);
+    host.configure("otlp-endpoint = \"http://127.0.0.1:4317\"", &rest);
+    let out = host.valetkey(&["check", "--config", host.config().to_str().unwrap()]);
+    let said = String::from_utf8([out.stdout, out.stderr].concat()).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("`otlp-endpoint`") && said.contains("cargo build --release --features otel"), "{said}");
 }
 
 #[test]

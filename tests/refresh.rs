@@ -69,7 +69,7 @@ fn what_is_wrong_is_said_with_what_to_do() {
         "HEALTH",
         "NEXT CHECK",
         "LOGIN",
-        "gone cannot be reached since",
+        "gone cannot be reached for ",
         "unreachable: ",
         "last good values are handed out until max-stale",
         "strict does not give all that is wanted: strict/key: refused: ",

@@ -202,10 +202,10 @@ fn trouble(source: &v1::SourceStatus) -> Vec<String> {
     let said = if source.problem.is_empty() { String::new() } else { format!(": {}", printable(&source.problem)) };
     let of_source = match source.health.as_str() {
         "unreachable" => Some(format!(
-            "{name} cannot be reached since {}{said}\n  \
+            "{name} cannot be reached for {}{said}\n  \
              last good values are handed out until max-stale; when it answers again, all goes on by itself, or at once with: \
              valetkey refresh",
-            when::relative(source.unreachable_since.as_ref())
+            when::since(source.unreachable_since.as_ref())
         )),
         "refusing" => Some(format!(
             "{name} does not give all that is wanted{said}\n  \

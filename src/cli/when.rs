@@ -20,6 +20,12 @@ pub fn relative(at: Option<&Timestamp>) -> String {
     at.map_or_else(|| "-".into(), |at| from(at, SystemTime::now()))
 }
 
+/// How long something lasts that began then.
+pub fn since(at: Option<&Timestamp>) -> String {
+    let at = at.and_then(|at| SystemTime::try_from(*at).ok());
+    span(at.and_then(|at| at.elapsed().ok()).unwrap_or_default())
+}
+
 fn from(at: SystemTime, now: SystemTime) -> String {
     match at.duration_since(now) {
         Ok(left) if left < Duration::from_secs(1) => "now".into(),

@@ -287,9 +287,57 @@ impl Page<'_> {
     ) -> fmt::Result {
         self.family((name, help, SECONDS, MetricType::Histogram), samples, |sample, latency: &Latency| {
             let (counts, sum) = latency.read();
-            let bounds = BOUNDS.into_iter().chain([f64::MAX]);
+            let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(counts).collect();
             sample.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        refresh::SourceState,
+        source::{Calls, Cause, SourceError},
+    };
+
+    #[derive(Debug)]
+    struct Sources(Vec<SourceName>, Calls);
+
+    impl Collector for Sources {
+        fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            let facts = || SourceFacts {
+                kind: "vault",
+                state: SourceState::default(),
+                login: None,
+                loaded: true,
+                calls: self.1.counts(),
+            };
+            let sources: Vec<_> = self.0.iter().map(|name| (name.clone(), facts())).collect();
+            calls(&mut Page(encoder), &sources)
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_are_told_by_operation_and_cause_and_no_detail() {
+        let made = Calls::new(1);
+        for cause in [None, Some(Cause::NotFound), Some(Cause::Unreachable), Some(Cause::Unreachable)] {
+            let result = cause.map_or(Ok(()), |cause| Err(SourceError::new(cause, "a detail that quotes")));
+            assert_eq!(made.make("GetSecretValue", async { result.clone() }).await, result);
+        }
+        let mut registry = Registry::with_prefix("valetkey");
+        registry.register_collector(Box::new(Sources(vec!["one".parse().unwrap(), "other".parse().unwrap()], made)));
+        let page = Metrics { registry }.page().unwrap();
+        for source in ["one", "other"] {
+            for (series, value) in [
+                (format!("duration_seconds_count{{source=\"{source}\",operation=\"GetSecretValue\"}}"), 4),
+                (format!("failures_total{{source=\"{source}\",operation=\"GetSecretValue\",cause=\"not_found\"}}"), 1),
+                (format!("failures_total{{source=\"{source}\",operation=\"GetSecretValue\",cause=\"unreachable\"}}"), 2),
+            ] {
+                assert!(page.contains(&format!("valetkey_source_call_{series} {value}\n")), "{series} in {page}");
+            }
+        }
+        assert!(page.contains("le=\"+Inf\"") && !page.contains("quotes"), "{page}");
     }
 }
