@@ -7,17 +7,18 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use tracing::{debug, field, info, warn};
 
 use crate::{
     limits::{Meter, RetryAfter, Tally},
+    measure::{Latency, span},
     name::{SecretName, SessionId, ToolName, Version, is_unprintable},
     peer::{Peer, Process, Witness},
     policy::{Decision, Denial, Policy, Request, Scope},
@@ -46,6 +47,8 @@ pub struct Broker {
     sessions: Sessions,
     tallies: RwLock<BTreeMap<ToolName, Arc<Tally>>>,
     strangers: RwLock<BTreeMap<Stranger, Arc<Meter>>>,
+    refusals: Mutex<BTreeMap<(Option<ToolName>, Reason), u64>>,
+    latency: Latency,
     /// Was everything loaded that the policy needs?
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
@@ -87,6 +90,8 @@ impl Broker {
             sessions: Sessions::default(),
             tallies: RwLock::default(),
             strangers: RwLock::default(),
+            refusals: Mutex::default(),
+            latency: Latency::default(),
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         }
@@ -94,6 +99,22 @@ impl Broker {
 
     /// Opens a session: the caller is the tool it names, and everything it declares is granted; or nothing is.
     pub fn open(&self, witness: &dyn Witness, declared: &Declaration<'_>, unary: bool) -> Result<Arc<Session>, Refused> {
+        let span = span!("open", tool = tracing::field::Empty, secrets = tracing::field::Empty);
+        let opened = span.in_scope(|| self.try_open(witness, declared, unary));
+        match &opened {
+            Ok(session) => {
+                span.record("tool", session.tool().as_str()).record("secrets", session.scope.secrets().count());
+                span.record("outcome", "opened");
+            }
+            Err(refused) => {
+                span.record("outcome", field::debug(refused.reason));
+                self.count(declared.tool, refused);
+            }
+        }
+        opened
+    }
+
+    fn try_open(&self, witness: &dyn Witness, declared: &Declaration<'_>, unary: bool) -> Result<Arc<Session>, Refused> {
         let peer = witness.peer();
         self.keep_strangers_within_bounds(peer)?;
         let (tool, scope) = parse(declared)?;
@@ -111,26 +132,30 @@ impl Broker {
 
     /// Hands out one secret of a session.
     pub fn get(&self, witness: &dyn Witness, session: &Session, secret: &str) -> Result<Handout, Refused> {
-        self.still(witness, session)?;
-        let policy = self.policy();
-        self.keep_hand_outs_within_bounds(&policy, session, 1)?;
-        let handout = self.find(&policy, session, secret)?;
-        record(session, &handout);
-        Ok(handout)
+        self.measured(session, std::slice::from_ref, |begun| {
+            self.still(witness, session)?;
+            let policy = self.policy();
+            self.keep_hand_outs_within_bounds(&policy, session, 1, begun)?;
+            let handout = self.find(&policy, session, secret)?;
+            record(session, &handout);
+            Ok(handout)
+        })
     }
 
     /// Hands out several secrets of a session: all of them or none.
     pub fn get_all(&self, witness: &dyn Witness, session: &Session, secrets: &[String]) -> Result<Vec<Handout>, Refused> {
-        if secrets.is_empty() || secrets.len() > MAX_BATCH {
-            return Err(Refused::bad_request(format!("ask for at least one secret and at most {MAX_BATCH} in one call")));
-        }
-        self.still(witness, session)?;
-        let policy = self.policy();
-        self.keep_hand_outs_within_bounds(&policy, session, secrets.len() as u64)?;
-        let handouts = secrets.iter().map(|secret| self.find(&policy, session, secret)).collect::<Result<Vec<_>, _>>()?;
-        // Only now: of a call that is refused, nothing was handed out.
-        handouts.iter().for_each(|handout| record(session, handout));
-        Ok(handouts)
+        self.measured(session, Vec::as_slice, |begun| {
+            if secrets.is_empty() || secrets.len() > MAX_BATCH {
+                return Err(Refused::bad_request(format!("ask for at least one secret and at most {MAX_BATCH} in one call")));
+            }
+            self.still(witness, session)?;
+            let policy = self.policy();
+            self.keep_hand_outs_within_bounds(&policy, session, secrets.len() as u64, begun)?;
+            let handouts = secrets.iter().map(|secret| self.find(&policy, session, secret)).collect::<Result<Vec<_>, _>>()?;
+            // Only now: of a call that is refused, nothing was handed out.
+            handouts.iter().for_each(|handout| record(session, handout));
+            Ok(handouts)
+        })
     }
 
     /// The process uses this version now, and none before it.
@@ -200,6 +225,10 @@ impl Broker {
         self.ready.store(true, Relaxed);
     }
 
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Relaxed)
+    }
+
     /// Opens no session from now on, and ends those that are open.
     pub fn stop(&self) {
         self.stopping.send_replace(true);
@@ -261,6 +290,49 @@ impl Broker {
         tallies.values().fold((0, 0), add)
     }
 
+    /// How often tools were refused, and why. `None` is who named no tool of the policy.
+    pub fn refusals(&self) -> BTreeMap<(Option<ToolName>, Reason), u64> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How long it takes to hand out what one call asks for.
+    pub fn latency(&self) -> &Latency {
+        &self.latency
+    }
+
+    /// Measures one call, and counts it where it is refused. `all` is what it hands out.
+    fn measured<T>(
+        &self,
+        session: &Session,
+        all: impl Fn(&T) -> &[Handout],
+        get: impl FnOnce(Instant) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let begun = Instant::now();
+        let span = span!("hand-out", tool = %session.tool(), secrets = tracing::field::Empty);
+        let got = span.in_scope(|| get(begun));
+        match &got {
+            Ok(handouts) => {
+                self.latency.add(begun.elapsed());
+                if !span.is_disabled() {
+                    // Names that policy knows, where what was asked for may be anything.
+                    let names: Vec<_> = all(handouts).iter().map(|handout| handout.secret.as_str()).collect();
+                    span.record("secrets", names.join(" ")).record("outcome", "handed out");
+                }
+            }
+            Err(refused) => {
+                span.record("outcome", field::debug(refused.reason));
+                self.count(session.tool().as_str(), refused);
+            }
+        }
+        got
+    }
+
+    /// Only tools of the policy are counted by name, or who makes names up would fill the memory.
+    fn count(&self, tool: &str, refused: &Refused) {
+        let tool = tool.parse().ok().filter(|tool: &ToolName| self.policy().tool(tool.as_str()).is_some());
+        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry((tool, refused.reason)).or_default() += 1;
+    }
+
     fn uptime(&self) -> Duration {
         self.started.elapsed()
     }
@@ -299,7 +371,7 @@ impl Broker {
         Ok(Handout { secret: grant.secret().clone(), held })
     }
 
-    fn keep_hand_outs_within_bounds(&self, policy: &Policy, session: &Session, count: u64) -> Result<(), Refused> {
+    fn keep_hand_outs_within_bounds(&self, policy: &Policy, session: &Session, count: u64, now: Instant) -> Result<(), Refused> {
         // A tool that policy has forgotten since is refused by the decision that follows.
         let Some(tool) = policy.tool(session.tool().as_str()) else { return Ok(()) };
         if session.handouts.load(Relaxed) + count > tool.limits.per_session {
@@ -309,7 +381,7 @@ impl Broker {
         if count > most {
             return Err(Refused::too_many_at_once(most));
         }
-        let taken = session.tally.meter.take(&tool.limits, count, self.uptime());
+        let taken = session.tally.meter.take(&tool.limits, count, now.duration_since(self.started));
         taken.map_err(|RetryAfter(wait)| Refused::limit("requests a minute", Some(wait)))
     }
 
@@ -317,7 +389,7 @@ impl Broker {
         if *self.stopping.borrow() {
             return Err(Refused::ended(End::ShuttingDown));
         }
-        if !self.ready.load(Relaxed) {
+        if !self.is_ready() {
             return Err(Refused::not_ready());
         }
         let policy = self.policy();

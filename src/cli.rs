@@ -14,6 +14,7 @@ mod operate;
 mod remote;
 mod seal;
 mod table;
+mod when;
 
 use std::{
     io::IsTerminal,
@@ -44,11 +45,11 @@ enum Command {
     Demo(demo::Args),
     /// Get one secret as a tool, on standard output, for scripts
     Get(get::Args),
-    /// Show how the daemon is: version, protection, sources, counts
+    /// Show how the daemon is: version, protection, counts, and how it goes with each source
     Status(listings::Args),
     /// List the tools of the policy and what each has taken
     Tools(listings::Args),
-    /// List the secrets in memory, their versions and who holds them; never a value
+    /// List the secrets in memory, their versions, their age and who holds them; never a value
     Secrets(listings::Args),
     /// List the open sessions: which process, which tool, which versions
     Sessions(listings::Args),
@@ -56,6 +57,8 @@ enum Command {
     Check(check::Args),
     /// Would this tool get this secret? By which line of policy, or what is missing?
     Explain(explain::Args),
+    /// Make the daemon ask its sources now whether what it holds is current
+    Refresh(operate::RefreshArgs),
     /// Make the daemon read configuration and sources again
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
@@ -133,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Sessions(args) => listings::sessions(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Refresh(args) => operate::refresh(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
         Command::Seal(args) => seal::seal(&args),

@@ -5,6 +5,8 @@ mod assemble;
 mod host;
 mod log;
 mod places;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::{
     path::{Path, PathBuf},
@@ -27,8 +29,8 @@ pub use places::{DEFAULT_CONFIG, default_socket};
 use crate::{
     attest::{self, Attestor},
     broker::{self, Broker},
-    config::{self, Config, MemoryProtection, OnUnreachable},
-    delivery::{self, Health, Listener, Room, Socket},
+    config::{self, Config, MemoryProtection, MetricsAddress, OnUnreachable},
+    delivery::{self, Health, Listener, Metrics, MetricsListener, Room, Socket},
     redact::Redactor,
     secret::{self, Protection},
     source::environment::take_from_environment,
@@ -71,7 +73,11 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(redactor) => redactor,
         Err(error) => return refuse(&[format!("no random numbers to key the log filter with: {error}")]),
     };
-    log::start(&config.daemon, &redactor);
+    // Until the end: the last spans go out with it.
+    let _log = match log::start(&config.daemon, &redactor) {
+        Ok(log) => log,
+        Err(problem) => return refuse(&[problem]),
+    };
     info!(version = env!("CARGO_PKG_VERSION"), config = %args.config.display(), %hardening, "starting");
     say_what_the_host_lacks(hardening.is_complete());
     config.problems.iter().for_each(|problem| warn!("{problem}"));
@@ -126,6 +132,7 @@ struct Daemon {
     control_plane: Runtime,
     tools: Listener,
     admin: Listener,
+    metrics: Option<MetricsListener>,
     hangup: Signal,
 }
 
@@ -149,6 +156,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     // Bound before the load, so that a second daemon fails at once; served after it, so that nobody is told "not yet".
     let (tools_socket, admin_socket) = sockets(&config);
     let (tools, admin) = (bind(&tools_plane, &tools_socket)?, bind(&control_plane, &admin_socket)?);
+    let metrics = bind_metrics(&control_plane, &config, &admin_socket)?;
 
     let (sources, mut reasons) = assemble::sources(&config, &captured, &Sources::new());
     let (keeper, store) = store::new(redactor);
@@ -178,7 +186,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
         broker.ready();
     }
     let health = Health::default();
-    Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, hangup })
+    Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, metrics, hangup })
 }
 
 fn catch(runtime: &Runtime, kind: SignalKind) -> Result<Signal, Vec<String>> {
@@ -202,10 +210,23 @@ fn bind(runtime: &Runtime, socket: &Socket) -> Result<Listener, Vec<String>> {
     Listener::bind(socket).map_err(|error| vec![format!("cannot listen at {error}")])
 }
 
+/// Where configuration asks for it: a socket for those who may use the admin socket, or a port of this host.
+fn bind_metrics(runtime: &Runtime, config: &Config, admin: &Socket) -> Result<Option<MetricsListener>, Vec<String>> {
+    Ok(match config.daemon.metrics.clone() {
+        None => None,
+        Some(MetricsAddress::Socket(path)) => Some(MetricsListener::Socket(bind(runtime, &Socket { path, ..admin.clone() })?)),
+        Some(MetricsAddress::Loopback(address)) => {
+            let bound = runtime.block_on(MetricsListener::loopback(address));
+            Some(bound.map_err(|error| vec![format!("cannot listen at {address} for `metrics`: {error}")])?)
+        }
+    })
+}
+
 impl Daemon {
     /// Serves until a signal says stop, then drains.
     fn serve(self) -> Result<(), Vec<String>> {
-        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, hangup } = self;
+        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, metrics, hangup } =
+            self;
         // Before systemd is told that the daemon is ready: what it sends then must find someone who listens.
         let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| catch(&tools_plane, kind));
         let signals = Signals { hangup, terminate: terminate?, interrupt: interrupt? };
@@ -214,6 +235,10 @@ impl Daemon {
         let daemon = &config.daemon;
         let room = Room { connections: daemon.max_connections as usize, per_peer: daemon.max_connections_per_peer as usize };
         info!(tools = %tools.path().display(), admin = %admin.path().display(), "listening");
+        if let Some(listener) = metrics {
+            let metrics = Metrics::new(broker.clone(), operations.clone(), tools.connections(), admin.connections());
+            control_plane.spawn(delivery::serve_metrics(listener, metrics, stopped(stopping.clone())));
+        }
         let admin_serves = control_plane.spawn(delivery::serve_admin(
             admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }),
             broker.clone(),

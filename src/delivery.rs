@@ -5,6 +5,7 @@ mod admin;
 mod frame;
 mod gather;
 mod listener;
+mod metrics;
 mod requests;
 mod serve;
 mod status;
@@ -12,5 +13,6 @@ mod stream;
 mod tools;
 
 pub use admin::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts};
-pub use listener::{BindError, Listener, Room, Socket};
+pub use listener::{BindError, Connections, Listener, Room, Socket};
+pub use metrics::{Metrics, MetricsListener, serve_metrics};
 pub use serve::{Health, serve_admin, serve_tools};

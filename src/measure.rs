@@ -1,4 +1,4 @@
-//! How long things take, counted for operators.
+//! How long things take: counted for operators, and as spans for a collector where there is one.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -35,6 +35,28 @@ impl Latency {
         self.buckets.iter().map(|bucket| bucket.load(Relaxed)).sum()
     }
 }
+
+/// Tells spans from all else that is traced.
+pub const SPANS: &str = "spans";
+
+/// A span: its name, names of things, and an `outcome` to record. Never a text of a caller or of a source, which may hold a value: those are known only when
+/// they have been found among the names of configuration, and recorded then. In a build without the feature `otel` there are none,
+/// and nothing is left of this.
+#[cfg(feature = "otel")]
+macro_rules! span {
+    ($name:literal $(, $($fields:tt)*)?) => {
+        ::tracing::info_span!(target: $crate::measure::SPANS, $name, outcome = ::tracing::field::Empty, $($($fields)*)?)
+    };
+}
+
+#[cfg(not(feature = "otel"))]
+macro_rules! span {
+    ($($nothing:tt)*) => {
+        ::tracing::Span::none()
+    };
+}
+
+pub(crate) use span;
 
 #[cfg(test)]
 mod tests {

@@ -15,10 +15,11 @@ use std::{
 };
 
 use tokio::sync::mpsc;
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use self::last_good::Kept;
 use crate::{
+    measure::span,
     name::{SecretName, SourceName},
     source::{Cause, Fetched, Outcome, Source, SourceError, Wanted},
     store::{Absent, Change, Confirmed, Keeper, Stamp},
@@ -194,6 +195,13 @@ const TRIES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Durati
 
 /// Reads everything in the plan.
 pub async fn load(plan: &Plan) -> Staged {
+    let span = span!("load");
+    let staged = read_all(plan).instrument(span.clone()).await;
+    span.record("outcome", format!("{} read, {} failed", staged.good.len(), staged.failures.len()));
+    staged
+}
+
+async fn read_all(plan: &Plan) -> Staged {
     let began = Stamp::now();
     let total: usize = plan.sources.values().map(|planned| planned.wanted.len()).sum();
     let (progress, mut arrivals) = mpsc::unbounded_channel();
@@ -201,7 +209,8 @@ pub async fn load(plan: &Plan) -> Staged {
     for (name, Planned { source, wanted, .. }) in &plan.sources {
         let (name, source, wanted, progress) = (name.clone(), source.clone(), wanted.clone(), progress.clone());
         info!(source = %name, kind = source.kind(), secrets = wanted.len(), "loading");
-        tasks.spawn(read_source(name, source, wanted, plan.timeout, progress));
+        let span = span!("load source", source = %name, secrets = wanted.len());
+        tasks.spawn(read_source(name, source, wanted, plan.timeout, progress).instrument(span));
     }
     drop(progress);
     let mut staged = Staged { good: Vec::with_capacity(total), failures: Vec::new(), kept: Vec::new(), began };

@@ -62,6 +62,7 @@ async fn listings_have_stable_shapes() {
     let top = [
         "version",
         "pid",
+        "ready",
         "started",
         "config",
         "configured",
@@ -78,7 +79,9 @@ async fn listings_have_stable_shapes() {
     ];
     keys(&status, &top);
     keys(&status["memory"], &["protection", "lost", "locked_bytes", "used_bytes"]);
-    keys(&status["sources"][0], &["name", "kind", "secrets", "last_good"]);
+    let source = ["name", "kind", "secrets", "last_good", "health", "unreachable_since", "problem", "next_check", "login"];
+    keys(&status["sources"][0], &source);
+    assert_eq!((&status["ready"], &status["sources"][0]["health"]), (&true.into(), &"ok".into()));
     assert_eq!(
         (&status["tools"], &status["secrets"], &status["sessions"], &status["handouts"]),
         (&2.into(), &2.into(), &1.into(), &1.into())
@@ -91,7 +94,8 @@ async fn listings_have_stable_shapes() {
     let secrets = json(&host.operate(&["secrets", "--json"]), 0);
     keys(&secrets, &["secrets"]);
     let one = &secrets["secrets"][0];
-    keys(one, &["name", "state", "version", "source", "path", "environment", "reaches", "loaded", "tools", "holders"]);
+    let secret = ["name", "state", "version", "source", "path", "environment", "reaches", "loaded", "tools", "holders"];
+    keys(one, &[&secret[..], &["age_seconds", "max_stale_seconds", "next_check", "problem"]].concat());
     assert_eq!((&one["name"], &one["state"], &one["holders"]), (&"a/key".into(), &"held".into(), &1.into()));
 
     let sessions = json(&host.operate(&["sessions", "--json"]), 0);
@@ -108,7 +112,7 @@ async fn listings_have_stable_shapes() {
         let said = says(&host.operate(&[listing]), 0, &[]);
         assert!(!said.contains(VALUE), "{said}");
     }
-    says(&host.operate(&["secrets"]), 0, &["SECRET", "STATE", "HOLDERS", "a/key"]);
+    says(&host.operate(&["secrets"]), 0, &["SECRET", "STATE", "AGE", "NEXT CHECK", "HOLDERS", "a/key"]);
 }
 
 #[test]
@@ -320,7 +324,7 @@ fn the_rest_of_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let out = host.valetkey(&["completions", shell]);
         assert!(out.status.success() && out.stdout.len() > 1000, "{shell}");
-        says(&out, 0, &["valetkey", "explain"]);
+        says(&out, 0, &["valetkey", "explain", "refresh"]);
     }
     says(&host.valetkey(&["completions", "tcsh"]), 2, &[]);
     let config = host.config();
@@ -340,7 +344,7 @@ fn the_rest_of_the_commands() {
     says(&host.valetkey(&["no-such-command"]), 2, &[]);
     drop(daemon);
     // Killed: the socket's file is there, and nobody listens.
-    for command in ["status", "tools", "secrets", "sessions", "reload"] {
+    for command in ["status", "tools", "secrets", "sessions", "refresh", "reload"] {
         says(&host.operate(&[command]), 4, &["no broker answers at", "nobody answers: systemctl restart valetkeyd"]);
     }
     fs::remove_file(host.admin_socket()).unwrap();

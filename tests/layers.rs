@@ -20,12 +20,16 @@ const NEVER: [(&str, &[&str]); 4] = [
 ];
 
 /// Crates that may appear in these modules only.
-const ONLY_IN: [(&str, &[&str]); 7] = [
+const ONLY_IN: [(&str, &[&str]); 11] = [
     ("aws_sdk", &["source/aws"]),
     ("aws_config", &["source/aws"]),
     ("aws_smithy", &["source/aws"]),
     ("vaultrs", &["source/vault"]),
     ("age::", &["source/sealed_file"]),
+    ("prometheus_client", &["delivery/metrics"]),
+    ("hyper::", &["delivery/metrics"]),
+    ("opentelemetry", &["daemon/traces"]),
+    ("tracing_opentelemetry", &["daemon/traces"]),
     ("tonic::Status", &["delivery", "client", "cli"]),
     ("std::env", &["daemon", "cli", "client", "source/environment", "secret"]),
 ];

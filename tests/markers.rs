@@ -203,7 +203,7 @@ async fn nothing_is_shown(format: &str) {
     // Every question and order of an operator.
     let mut operated = Vec::new();
     let config_path = host.config().display().to_string();
-    let online: [&[&str]; 12] = [
+    let online: [&[&str]; 14] = [
         &["status"],
         &["status", "--json"],
         &["tools", "--json"],
@@ -212,6 +212,8 @@ async fn nothing_is_shown(format: &str) {
         &["sessions", "--json"],
         &["explain", "it", "aws/good", "--json"],
         &["explain", "other", "vault/good"],
+        &["refresh"],
+        &["refresh", "--json"],
         &["revoke", "session", &session],
         &["revoke", "secret", "vault/good"],
         &["reload"],

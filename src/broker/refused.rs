@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::{name::SecretName, session::End};
 
 /// Stable reasons; the same set as `valetkey.v1.Reason`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
     ToolNotAllowed,
     ScopeNotAllowed,

@@ -1,23 +1,24 @@
 //! `valetkey status`, `tools`, `secrets`, `sessions`: what is going on, never a value. The JSON forms are stable: fields are added,
 //! none is renamed or taken away.
 
-use std::{fmt::Display, io::Write};
+use std::{fmt::Display, io::Write, time::Duration};
 
 use serde::Serialize;
 
 use super::{
     AdminSocket, Outcome, block_on, remote,
     table::{cell, layout, or_dash, printable},
+    when,
 };
 use crate::proto::v1;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    socket: AdminSocket,
-    /// Print JSON instead of a table
+    pub(super) socket: AdminSocket,
+    /// Print JSON instead of text
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Asks one question of the daemon.
@@ -30,7 +31,9 @@ macro_rules! ask {
     };
 }
 
-fn print(args: &Args, json: &impl Serialize, text: impl FnOnce() -> String) -> Outcome {
+pub(super) use ask;
+
+pub(super) fn print(args: &Args, json: &impl Serialize, text: impl FnOnce() -> String) -> Outcome {
     let text = if args.json {
         let json = serde_json::to_string_pretty(json).map_err(std::io::Error::other)?;
         format!("{json}\n")
@@ -52,6 +55,7 @@ fn none_if_empty(text: String) -> Option<String> {
 struct Status {
     version: String,
     pid: u32,
+    ready: bool,
     started: Option<String>,
     config: String,
     configured: Option<String>,
@@ -96,19 +100,29 @@ struct Source {
     kind: String,
     secrets: u64,
     last_good: Option<String>,
+    health: String,
+    unreachable_since: Option<String>,
+    problem: Option<String>,
+    next_check: Option<String>,
+    login: Option<Login>,
+}
+
+#[derive(Serialize)]
+struct Login {
+    method: String,
+    expires: Option<String>,
+    renews: Option<String>,
+    problem: Option<String>,
 }
 
 pub fn status(args: &Args) -> Outcome {
     let got: v1::StatusResponse = ask!(args, status, v1::StatusRequest {});
-    let source = |source: v1::SourceStatus| Source {
-        last_good: time(source.last_good.as_ref()),
-        name: source.name,
-        kind: source.kind,
-        secrets: source.secrets,
-    };
+    let sources = sources_text(&got.sources);
+    let uptime = when::relative(got.started.as_ref());
     let status = Status {
         version: got.version,
         pid: got.pid,
+        ready: got.ready,
         started: time(got.started.as_ref()),
         config: got.config,
         configured: time(got.configured.as_ref()),
@@ -128,7 +142,7 @@ pub fn status(args: &Args) -> Outcome {
         handouts: got.handouts,
         denials: got.denials,
     };
-    print(args, &status, || status_text(&status))
+    print(args, &status, || format!("{}\n\n{sources}", status_text(&status, &uptime)))
 }
 
 fn last_good(got: v1::LastGood) -> LastGood {
@@ -157,9 +171,31 @@ fn last_good_lines(LastGood { file, written, problem, served }: &LastGood) -> Ve
     lines
 }
 
-fn status_text(status: &Status) -> String {
+fn source(source: v1::SourceStatus) -> Source {
+    let login = |login: v1::SourceLogin| Login {
+        method: login.method,
+        expires: time(login.expires.as_ref()),
+        renews: time(login.renews.as_ref()),
+        problem: none_if_empty(login.problem),
+    };
+    Source {
+        last_good: time(source.last_good.as_ref()),
+        unreachable_since: time(source.unreachable_since.as_ref()),
+        next_check: time(source.next_check.as_ref()),
+        name: source.name,
+        kind: source.kind,
+        secrets: source.secrets,
+        health: source.health,
+        problem: none_if_empty(source.problem),
+        login: source.login.map(login),
+    }
+}
+
+fn status_text(status: &Status, uptime: &str) -> String {
+    let since = status.started.as_deref().unwrap_or("-");
+    let waiting = if status.ready { "" } else { ": waiting for sources, no tool is served yet" };
     let mut lines = vec![
-        format!("valetkeyd {} (pid {}), up since {}", status.version, status.pid, status.started.as_deref().unwrap_or("-")),
+        format!("valetkeyd {} (pid {}), started {uptime} ({since}){waiting}", status.version, status.pid),
         format!("configuration  {}, loaded {}", status.config, status.configured.as_deref().unwrap_or("-")),
     ];
     lines.extend(status.reload_error.as_ref().map(|error| format!("LAST RELOAD FAILED, the one before is in force:\n{error}")));
@@ -170,12 +206,68 @@ fn status_text(status: &Status) -> String {
     lines.push(format!("attestation    {}", status.attestation));
     lines.push(format!("serving        {} tools, {} secrets, {} sessions", status.tools, status.secrets, status.sessions));
     lines.push(format!("since start    {} hand-outs, {} denials", status.handouts, status.denials));
-    let rows = status.sources.iter().map(|source| {
-        let last = source.last_good.clone().unwrap_or_else(|| "never".into());
-        vec![source.name.clone(), source.kind.clone(), source.secrets.to_string(), last]
+    lines.join("\n")
+}
+
+/// A row for each source, and below them what is wrong and what to do about it.
+fn sources_text(sources: &[v1::SourceStatus]) -> String {
+    let row = |source: &v1::SourceStatus| {
+        vec![
+            source.name.clone(),
+            source.kind.clone(),
+            source.health.clone(),
+            source.secrets.to_string(),
+            source.last_good.as_ref().map_or_else(|| "never".into(), |at| when::relative(Some(at))),
+            when::relative(source.next_check.as_ref()),
+            source.login.as_ref().map_or_else(|| "-".into(), login_text),
+        ]
+    };
+    let rows: Vec<_> = sources.iter().map(row).collect();
+    let table = layout(&["SOURCE", "KIND", "HEALTH", "SECRETS", "LAST GOOD", "NEXT CHECK", "LOGIN"], &rows);
+    let trouble: String = sources.iter().flat_map(trouble).map(|line| format!("\n{line}\n")).collect();
+    format!("{table}{trouble}")
+}
+
+fn login_text(login: &v1::SourceLogin) -> String {
+    let mut text = login.method.clone();
+    if !login.problem.is_empty() {
+        return text + ", none now";
+    }
+    let times = [("expires", &login.expires), ("renewed", &login.renews)];
+    for (what, at) in times.iter().filter(|(_, at)| at.is_some()) {
+        text += &format!(", {what} {}", when::relative(at.as_ref()));
+    }
+    text
+}
+
+/// What is wrong with a source, each with what to do.
+fn trouble(source: &v1::SourceStatus) -> Vec<String> {
+    let name = &source.name;
+    let said = if source.problem.is_empty() { String::new() } else { format!(": {}", printable(&source.problem)) };
+    let of_source = match source.health.as_str() {
+        "unreachable" => Some(format!(
+            "{name} cannot be reached for {}{said}\n  \
+             last good values are handed out until max-stale; when it answers again, all goes on by itself, or at once with: \
+             valetkey refresh",
+            when::since(source.unreachable_since.as_ref())
+        )),
+        "refusing" => Some(format!(
+            "{name} does not give all that is wanted{said}\n  \
+             `valetkey secrets` lists what is missing; mend it there, or its path in configuration, then: valetkey refresh"
+        )),
+        "waiting" => Some(format!("{name} has not been read yet{said}\n  the daemon goes on trying; its log says what it tries")),
+        _ => None,
+    };
+    let login = source.login.as_ref().filter(|login| !login.problem.is_empty());
+    let of_login = login.map(|login| {
+        format!(
+            "{name} does not let the daemon in by {}: {}\n  \
+             it tries again by itself; where its credential is wrong or used up, give it another, then: valetkey reload",
+            login.method,
+            printable(&login.problem)
+        )
     });
-    let rows: Vec<_> = rows.collect();
-    format!("{}\n\n{}", lines.join("\n"), layout(&["SOURCE", "KIND", "SECRETS", "LAST GOOD"], &rows))
+    of_source.into_iter().chain(of_login).collect()
 }
 
 #[derive(Serialize)]
@@ -237,6 +329,10 @@ struct Secret {
     loaded: Option<String>,
     tools: Vec<String>,
     holders: u64,
+    age_seconds: Option<u64>,
+    max_stale_seconds: Option<u64>,
+    next_check: Option<String>,
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -246,7 +342,12 @@ struct Secrets {
 
 pub fn secrets(args: &Args) -> Outcome {
     let got: v1::ListSecretsResponse = ask!(args, list_secrets, v1::ListSecretsRequest {});
+    let text = secrets_text(&got.secrets);
     let secret = |secret: v1::SecretInfo| Secret {
+        age_seconds: secret.loaded.is_some().then_some(secret.age_seconds),
+        max_stale_seconds: secret.max_stale.and_then(|bound| u64::try_from(bound.seconds).ok()),
+        next_check: time(secret.next_check.as_ref()),
+        problem: none_if_empty(secret.problem),
         loaded: time(secret.loaded.as_ref()),
         name: secret.name,
         state: secret.state,
@@ -259,22 +360,30 @@ pub fn secrets(args: &Args) -> Outcome {
         holders: secret.holders,
     };
     let secrets = Secrets { secrets: got.secrets.into_iter().map(secret).collect() };
-    print(args, &secrets, || {
-        let row = |secret: &Secret| {
-            vec![
-                secret.name.clone(),
-                secret.state.clone(),
-                secret.version.clone().unwrap_or_else(|| "-".into()),
-                secret.source.clone(),
-                secret.environment.clone().unwrap_or_else(|| "-".into()),
-                cell(&secret.reaches),
-                cell(&secret.tools),
-                secret.holders.to_string(),
-            ]
-        };
-        let rows: Vec<_> = secrets.secrets.iter().map(row).collect();
-        layout(&["SECRET", "STATE", "VERSION", "SOURCE", "ENVIRONMENT", "REACHES", "TOOLS", "HOLDERS"], &rows)
-    })
+    print(args, &secrets, || text)
+}
+
+fn secrets_text(secrets: &[v1::SecretInfo]) -> String {
+    let row = |secret: &v1::SecretInfo| {
+        vec![
+            secret.name.clone(),
+            secret.state.clone(),
+            or_dash(&secret.version),
+            secret.loaded.map_or_else(|| "-".into(), |_| when::span(Duration::from_secs(secret.age_seconds))),
+            when::relative(secret.next_check.as_ref()),
+            secret.source.clone(),
+            or_dash(&secret.environment),
+            cell(&secret.reaches),
+            cell(&secret.tools),
+            secret.holders.to_string(),
+        ]
+    };
+    let rows: Vec<_> = secrets.iter().map(row).collect();
+    let headings = ["SECRET", "STATE", "VERSION", "AGE", "NEXT CHECK", "SOURCE", "ENVIRONMENT", "REACHES", "TOOLS", "HOLDERS"];
+    let trouble = secrets.iter().filter(|secret| !secret.problem.is_empty());
+    let trouble: Vec<_> = trouble.map(|secret| format!("{}: {}\n", secret.name, printable(&secret.problem))).collect();
+    let gap = if trouble.is_empty() { "" } else { "\n" };
+    format!("{}{gap}{}", layout(&headings, &rows), trouble.concat())
 }
 
 #[derive(Serialize)]

@@ -1,7 +1,73 @@
-//! `valetkey reload` and `valetkey revoke`: what an operator does to a running daemon.
+//! `valetkey refresh`, `reload` and `revoke`: what an operator does to a running daemon.
 
-use super::{AdminSocket, Outcome, block_on, remote};
-use crate::proto::v1;
+use serde::Serialize;
+
+use super::{
+    AdminSocket, FAILED, Failure, Outcome, USAGE, block_on,
+    listings::{self, ask, print},
+    remote,
+    table::printable,
+};
+use crate::{
+    name::{BadName, SecretName},
+    proto::v1,
+};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Returns when the sources have answered. Secrets that are current stay as they are.\n\n\
+    Examples:\n  valetkey refresh                     after a rotation, or when a source is back: everything\n  \
+    valetkey refresh stripe/api-key      one secret")]
+pub struct RefreshArgs {
+    /// Names of secrets; without one, all that there are
+    #[arg(value_name = "SECRET")]
+    secrets: Vec<String>,
+    #[command(flatten)]
+    asked: listings::Args,
+}
+
+#[derive(Serialize)]
+struct Refreshed {
+    changed: Vec<String>,
+    failed: Vec<Unrefreshed>,
+}
+
+#[derive(Serialize)]
+struct Unrefreshed {
+    secret: String,
+    problem: String,
+}
+
+/// Returns when the sources have been asked, and fails when one of them did not say, or said no.
+pub fn refresh(args: &RefreshArgs) -> Outcome {
+    let names = args.secrets.iter().map(|name| name.parse::<SecretName>().map(drop));
+    let wrong = |bad: BadName| Failure::new(USAGE, bad.to_string(), "`valetkey secrets` lists the names");
+    names.collect::<Result<(), _>>().map_err(wrong)?;
+    let got: v1::RefreshResponse = ask!(args.asked, refresh, v1::RefreshRequest { secrets: args.secrets.clone() });
+    let failed = got.failed.into_iter().map(|failed| Unrefreshed { secret: failed.secret, problem: failed.problem });
+    let refreshed = Refreshed { changed: got.changed, failed: failed.collect() };
+    print(&args.asked, &refreshed, || refreshed_text(&refreshed))?;
+    match refreshed.failed.len() {
+        0 => Ok(()),
+        _ if args.asked.json => Err(Failure::silent(FAILED)),
+        number => {
+            let what = format!("of {number} secrets the sources gave no value");
+            Err(Failure::new(FAILED, what, "`valetkey status` says what to do about each source"))
+        }
+    }
+}
+
+fn refreshed_text(Refreshed { changed, failed }: &Refreshed) -> String {
+    let is_gone = |secret: &String| failed.iter().any(|failed| failed.secret == *secret);
+    let mut lines: Vec<_> = changed.iter().filter(|secret| !is_gone(secret)).map(|secret| format!("{secret} changed")).collect();
+    lines.extend(failed.iter().map(|Unrefreshed { secret, problem }| {
+        let gone = if changed.contains(secret) { " is withdrawn" } else { "" };
+        format!("{secret}{gone}: {}", printable(problem))
+    }));
+    if lines.is_empty() {
+        lines.push("all is current".into());
+    }
+    lines.join("\n") + "\n"
+}
 
 #[derive(Debug, clap::Args)]
 pub struct ReloadArgs {

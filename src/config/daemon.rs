@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
-    address::file_ref,
+    address::{file_ref, url},
     identity::account,
     read::{Key, Refused, Section, key},
     sources::FileRef,
@@ -46,6 +46,8 @@ pub struct DaemonSettings {
     pub last_good: Option<LastGoodSettings>,
     /// Where metrics can be scraped. `None`: nowhere.
     pub metrics: Option<MetricsAddress>,
+    /// The collector that spans are sent to, over OTLP and gRPC. `None`: there are no spans.
+    pub otlp_endpoint: Option<String>,
 }
 
 /// What a start does while a source of a required secret cannot be reached.
@@ -113,6 +115,7 @@ impl Default for DaemonSettings {
             on_unreachable: OnUnreachable::Fail,
             last_good: None,
             metrics: None,
+            otlp_endpoint: None,
         }
     }
 }
@@ -137,6 +140,7 @@ pub(super) const KEYS: &[Key] = &[
     key("on-unreachable", "\"fail\""),
     key("last-good", "{ file = \"/var/lib/valetkey/last-good.age\", identity-file = \"credential:valetkey-last-good\" }"),
     key("metrics", "\"/run/valetkey/metrics.sock\""),
+    key("otlp-endpoint", "\"http://127.0.0.1:4317\""),
 ];
 pub(super) const LAST_GOOD_KEYS: &[Key] =
     &[key("file", "\"/var/lib/valetkey/last-good.age\""), key("identity-file", "\"credential:valetkey-last-good\"")];
@@ -191,6 +195,7 @@ pub(super) fn read(section: &Section<'_>) -> DaemonSettings {
         on_unreachable: section.choice("on-unreachable", ON_UNREACHABLE).unwrap_or(default.on_unreachable),
         last_good: section.section("last-good", LAST_GOOD_KEYS, LAST_GOOD_REFUSED).and_then(|section| last_good(&section)),
         metrics: metrics(section),
+        otlp_endpoint: section.parsed("otlp-endpoint", otlp_endpoint),
     };
     check_together(section, &settings);
     settings
@@ -231,6 +236,13 @@ fn metrics(section: &Section<'_>) -> Option<MetricsAddress> {
     None
 }
 
+fn otlp_endpoint(text: &str) -> Result<String, &'static str> {
+    if cfg!(feature = "otel") {
+        return url(text);
+    }
+    Err("needs a valetkeyd that was built for it: cargo build --release --features otel")
+}
+
 fn check_together(section: &Section<'_>, settings: &DaemonSettings) {
     if settings.admin_socket_mode & 0o007 != 0 {
         let why = "lets every user of the host administer the broker";
@@ -245,6 +257,11 @@ fn check_together(section: &Section<'_>, settings: &DaemonSettings) {
     }
     if settings.tools_socket.is_some() && settings.tools_socket == settings.admin_socket {
         section.reject("admin-socket", "is the tools socket too");
+    }
+    if let Some(MetricsAddress::Socket(metrics)) = &settings.metrics
+        && [&settings.tools_socket, &settings.admin_socket].contains(&&Some(metrics.clone()))
+    {
+        section.reject("metrics", "is the socket of tools or operators too");
     }
 }
 

@@ -2,22 +2,26 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
 use tokio::{runtime::Handle, sync::Mutex};
-use tracing::{error, info, warn};
+use tracing::{Instrument, error, info, warn};
 
 use super::assemble::{self, Captured, Sources};
 use crate::{
     broker::Broker,
     config::{self, Config, SourceSettings},
     delivery::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts},
+    measure::span,
     name::{SecretName, SourceName},
     refresh::{self, LastGood, Plan, Refreshed, States, Upkeep},
     secret,
-    source::{Source, Working},
+    source::{Calls, Source, Working},
     store::Keeper,
 };
 
@@ -48,6 +52,8 @@ pub struct Operations {
     upkeep: RwLock<Option<Upkeep>>,
     /// One load at a time.
     turn: Mutex<()>,
+    reloads: AtomicU64,
+    reloads_failed: AtomicU64,
 }
 
 /// What a reload replaces.
@@ -69,7 +75,8 @@ impl Operations {
         let plan = assemble::plan(&config, &sources);
         let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
         let (states, upkeep, turn) = (States::default(), RwLock::default(), Mutex::default());
-        Self { broker, control, captured, keeper, last_good, states, method, started, now, upkeep, turn }
+        let (reloads, reloads_failed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { broker, control, captured, keeper, last_good, states, method, started, now, upkeep, turn, reloads, reloads_failed }
     }
 
     /// Reads everything for the first time. An error says everything that is missing; `None` says it too, where trying again may help:
@@ -160,16 +167,20 @@ impl Operations {
     pub async fn reload(&self) -> Result<Reloaded, Vec<String>> {
         let _turn = self.turn.lock().await;
         let before = self.config();
-        let reloaded = self.try_reload(&before).await;
+        let span = span!("reload");
+        let reloaded = self.try_reload(&before).instrument(span.clone()).await;
+        span.record("outcome", if reloaded.is_ok() { "done" } else { "failed" });
         let mut now = self.now.write().unwrap_or_else(PoisonError::into_inner);
         match &reloaded {
             Ok(Reloaded { changes, sessions_ended }) => {
                 now.reload_error.clear();
+                self.reloads.fetch_add(1, Relaxed);
                 changes.iter().for_each(|change| info!("reload: {change}"));
                 info!(sessions_ended, "reloaded");
             }
             Err(reasons) => {
                 now.reload_error = reasons.join("\n");
+                self.reloads_failed.fetch_add(1, Relaxed);
                 reasons.iter().for_each(|reason| error!("{reason}"));
                 error!("reload failed, {} reasons above: everything stays as it was", reasons.len());
             }
@@ -268,6 +279,7 @@ impl Host for Operations {
             attestation: self.method.clone(),
             reload_error: now.reload_error.clone(),
             last_good: self.last_good.as_ref().map(|last_good| last_good.state()),
+            reloads: (self.reloads.load(Relaxed), self.reloads_failed.load(Relaxed)),
         }
     }
 
@@ -277,7 +289,8 @@ impl Host for Operations {
             let state = self.states.get(name);
             // One of which no tool wants anything is in order too.
             let loaded = state.last_good.is_some() || !now.plan.sources.contains_key(name);
-            (name.clone(), SourceFacts { kind: settings.kind(), login: source.login(), loaded, state })
+            let calls = source.calls().map(Calls::counts).unwrap_or_default();
+            (name.clone(), SourceFacts { kind: settings.kind(), login: source.login(), loaded, state, calls })
         };
         now.sources.iter().map(facts).collect()
     }

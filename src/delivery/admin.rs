@@ -12,7 +12,7 @@ use crate::{
     proto::v1::{self, admin_server},
     refresh::{LastGoodState, Refreshed, SourceState},
     session::{End, Form, Session},
-    source::{LoginFacts, SourceError, Working},
+    source::{Counts, LoginFacts, SourceError, Working},
     store::Absent,
 };
 
@@ -47,6 +47,8 @@ pub struct HostStatus {
     pub reload_error: String,
     /// The sealed copy on disk, where one is configured.
     pub last_good: Option<LastGoodState>,
+    /// Reloads that took effect, and that did not.
+    pub reloads: (u64, u64),
 }
 
 /// Facts about a source.
@@ -57,6 +59,8 @@ pub struct SourceFacts {
     pub login: Option<LoginFacts>,
     /// Was anything read from it since the daemon started?
     pub loaded: bool,
+    /// The calls that were made to it, by operation.
+    pub calls: Vec<(&'static str, Arc<Counts>)>,
 }
 
 /// What configuration says of a secret.
@@ -128,7 +132,7 @@ impl AdminService {
 }
 
 fn source(name: &SourceName, facts: SourceFacts, secrets: u64) -> v1::SourceStatus {
-    let SourceFacts { kind, state, login, loaded } = facts;
+    let SourceFacts { kind, state, login, loaded, .. } = facts;
     let (health, problem) = match (&state.outage, state.refused.first_key_value()) {
         (Some((_, error)), _) => ("unreachable", error.to_string()),
         (None, Some((secret, error))) => ("refusing", format!("{secret}: {error}")),
@@ -217,6 +221,7 @@ impl admin_server::Admin for AdminService {
             denials,
             reload_error: host.reload_error,
             last_good: host.last_good.map(last_good),
+            ready: self.broker.is_ready(),
         }))
     }
 
@@ -289,7 +294,7 @@ impl admin_server::Admin for AdminService {
         }
         let refreshed = self.host.refresh((!secrets.is_empty()).then_some(secrets)).await;
         let Some(Refreshed { changed, failed }) = refreshed else {
-            return Err(Status::unavailable(
+            return Err(Status::failed_precondition(
                 "nothing has been loaded yet; `valetkey status` names the source that is waited for",
             ));
         };

@@ -69,6 +69,7 @@ pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    places: Places,
 }
 
 impl Listener {
@@ -94,17 +95,22 @@ impl Listener {
         std::fs::set_permissions(&bound, std::fs::Permissions::from_mode(socket.mode)).map_err(fails)?;
         let inode = std::fs::symlink_metadata(&bound).map_err(fails)?.ino();
         std::fs::rename(&bound, path).map_err(fails)?;
-        Ok(Self { listener, path: path.clone(), inode })
+        Ok(Self { listener, path: path.clone(), inode, places: Places::default() })
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Says at any time how many are connected.
+    pub fn connections(&self) -> Connections {
+        Connections(self.places.clone())
+    }
+
     /// Accepts and attests, within the room there is. A caller that cannot be attested gets no connection.
     pub fn incoming(self, attestor: Attestor, room: Room) -> impl Stream<Item = io::Result<Connection>> {
         let permits = Arc::new(Semaphore::new(room.connections));
-        let places = Places::default();
+        let places = self.places.clone();
         let accepted = futures_util::stream::unfold((self, permits), |(this, permits)| async move {
             // A permit before accept: what is over the bound waits in the kernel's queue.
             let permit = permits.clone().acquire_owned().await.ok()?;
@@ -115,7 +121,7 @@ impl Listener {
         admitted.buffer_unordered(ADMISSIONS).filter_map(|admitted| async { admitted.map(Ok) })
     }
 
-    async fn accept(&self) -> tokio::net::UnixStream {
+    pub(super) async fn accept(&self) -> tokio::net::UnixStream {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => return stream,
@@ -201,7 +207,17 @@ impl Hello {
 /// Who a connection counts for: a user in a unit. A process is no measure: one user can start many.
 type Seat = (u32, Option<String>);
 
-#[derive(Clone, Default)]
+/// Those who are connected to a listener, to be counted.
+#[derive(Debug, Clone)]
+pub struct Connections(Places);
+
+impl Connections {
+    pub fn count(&self) -> usize {
+        self.0.taken().values().sum()
+    }
+}
+
+#[derive(Debug, Clone, Default)]
 struct Places(Arc<Mutex<HashMap<Seat, usize>>>);
 
 impl Places {

@@ -14,6 +14,8 @@ use std::{
 
 use tracing::Subscriber;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+#[cfg(feature = "otel")]
+use tracing_subscriber::{Layer, Registry, layer::SubscriberExt};
 
 use super::Redactor;
 
@@ -47,6 +49,27 @@ where
     Ok(match format {
         Format::Human => Box::new(lines.compact().finish()),
         Format::Json => Box::new(lines.json().flatten_event(true).with_current_span(false).finish()),
+    })
+}
+
+/// The same, and beside it a layer that takes the spans. The log has none of them.
+#[cfg(feature = "otel")]
+pub fn subscriber_beside<W>(
+    spans: impl Layer<Registry> + Send + Sync,
+    format: Format,
+    filter: &str,
+    redactor: Redactor,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, BadFilter>
+where
+    W: Write + Send + 'static,
+{
+    let filter = EnvFilter::builder().parse(format!("{filter},{}=off", crate::measure::SPANS))?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(RedactingWriter::new(redactor, writer));
+    let subscriber = tracing_subscriber::registry().with(spans);
+    Ok(match format {
+        Format::Human => Box::new(subscriber.with(lines.compact().with_filter(filter))),
+        Format::Json => Box::new(subscriber.with(lines.json().flatten_event(true).with_current_span(false).with_filter(filter))),
     })
 }
 

@@ -14,13 +14,14 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
-use tracing::{info, warn};
+use tracing::{Instrument, info, warn};
 
 use super::{
     Plan, Planned, States, commit,
     schedule::{Schedule, Went},
 };
 use crate::{
+    measure::span,
     name::{SecretName, SourceName},
     source::{Cause, Checked, Fetched, Known, SourceError, Wanted},
     store::{Absent, Keeper, Moment, Stamp},
@@ -225,8 +226,17 @@ impl One {
     /// Checks a group, and takes in what it finds. Says what changed and what failed.
     async fn check(&mut self, group: usize) -> (Vec<SecretName>, Vec<(SecretName, SourceError)>) {
         let began = Stamp::now();
-        let (known, mut found) = self.look(group).await;
+        let span = span!("check", source = %self.name, secrets = self.groups[group].len());
+        let (known, mut found) = self.look(group).instrument(span.clone()).await;
         let went = went(&found);
+        span.record(
+            "outcome",
+            match went {
+                Went::Well { .. } => "answered",
+                Went::InPart { .. } => "answered in part",
+                Went::Unreachable { .. } => "unreachable",
+            },
+        );
         self.schedule.checked(group, went, self.began.elapsed(), chance());
         let mut failed = Vec::new();
         let mut news = Vec::new();

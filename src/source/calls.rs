@@ -8,9 +8,10 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
+use tracing::Instrument;
 
 use super::{Cause, SourceError};
-use crate::measure::Latency;
+use crate::measure::{Latency, span};
 
 /// One bound on the calls of one source, whatever they are for: loads, checks, logins and renewals.
 #[derive(Debug)]
@@ -56,9 +57,11 @@ impl Calls {
     ) -> Result<T, SourceError> {
         let _permit = self.permits.acquire().await;
         let begun = Instant::now();
-        let result = call.await;
+        let span = span!("call", operation);
+        let result = call.instrument(span.clone()).await;
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(operation).or_default().clone();
         counts.latency.add(begun.elapsed());
+        span.record("outcome", result.as_ref().err().map_or_else(|| "ok".into(), |error| error.cause.to_string()));
         if let Err(error) = &result {
             *counts.failed.lock().unwrap_or_else(PoisonError::into_inner).entry(error.cause).or_default() += 1;
         }

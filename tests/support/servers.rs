@@ -326,6 +326,32 @@ pub fn proxy_at(address: &str, upstream: u16) -> (u16, Arc<Mutex<Seen>>) {
     })
 }
 
+/// From now on hands on what comes to a port that was free until now.
+pub fn forward(port: u16, upstream: u16) {
+    forward_after(port, upstream, Duration::ZERO);
+}
+
+/// The same, each connection after a wait.
+pub fn forward_after(port: u16, upstream: u16, wait: Duration) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            thread::spawn(move || {
+                thread::sleep(wait);
+                let server = TcpStream::connect(("127.0.0.1", upstream)).unwrap();
+                let (mut from_server, mut to_client) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut from_server, &mut to_client);
+                    let _ = to_client.shutdown(std::net::Shutdown::Both);
+                });
+                let (mut client, mut server) = (client, server);
+                let _ = std::io::copy(&mut client, &mut server);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+}
+
 fn listen(address: &str, serve: impl Fn(TcpStream, &Arc<Mutex<Seen>>) + Send + Sync + 'static) -> (u16, Arc<Mutex<Seen>>) {
     let listener = TcpListener::bind((address, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();

@@ -1,0 +1,343 @@
+//! What a scrape tells. Every label is a name from configuration or a fixed word: no value, no text of a source, nothing that a caller
+//! made up. So what is told cannot leak, and there is no more of it than configuration has names.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text},
+    metrics::{MetricType, exemplar::Exemplar},
+    registry::{Registry, Unit},
+};
+
+use crate::{
+    broker::Broker,
+    delivery::{
+        admin::{Host, HostStatus, SourceFacts},
+        listener::Connections,
+        status,
+    },
+    measure::{BOUNDS, Latency},
+    name::SourceName,
+    store::Absent,
+};
+
+/// All that can be scraped. It counts nothing itself: it reads what others count.
+pub struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Connections to both sockets are told beside what the two know.
+    pub fn new(broker: Arc<Broker>, host: Arc<dyn Host>, tools: Connections, admin: Connections) -> Self {
+        let mut registry = Registry::with_prefix("valetkey");
+        registry.register_collector(Box::new(Facts { broker, host, tools, admin }));
+        Self { registry }
+    }
+
+    /// The page, as OpenMetrics has it.
+    pub fn page(&self) -> Result<String, fmt::Error> {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}
+
+struct Facts {
+    broker: Arc<Broker>,
+    host: Arc<dyn Host>,
+    tools: Connections,
+    admin: Connections,
+}
+
+impl fmt::Debug for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Facts")
+    }
+}
+
+impl Collector for Facts {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.daemon(&mut page, &self.host.status())?;
+        let sources: Vec<_> = self.host.sources().into_iter().collect();
+        upstreams(&mut page, &sources)?;
+        calls(&mut page, &sources)?;
+        self.secrets(&mut page)?;
+        self.callers(&mut page)
+    }
+}
+
+impl Facts {
+    fn daemon(&self, page: &mut Page<'_>, host: &HostStatus) -> fmt::Result {
+        page.info("build", "The daemon's version.", [[("version", env!("CARGO_PKG_VERSION"))]])?;
+        page.info(
+            "protection",
+            "How values at rest are protected and callers attested, as `valetkey status` shows it.",
+            [[("memory", host.memory_protection.as_str()), ("attestation", host.attestation.as_str())]],
+        )?;
+        page.gauge(
+            "ready",
+            "1 when all that the policy requires has been loaded; until then no session is opened.",
+            None,
+            one(self.broker.is_ready()),
+        )?;
+        page.gauge("start_timestamp", "When the daemon started, since 1970.", SECONDS, [(NO_LABELS, date(host.started))])?;
+        page.gauge(
+            "configured_timestamp",
+            "When the configuration in force was loaded, since 1970.",
+            SECONDS,
+            [(NO_LABELS, date(host.configured))],
+        )?;
+        let (done, failed) = host.reloads;
+        page.counter("reloads", "Reloads, by how they ended.", [([("result", "done")], done), ([("result", "failed")], failed)])?;
+        page.gauge(
+            "reload_failed",
+            "1 while the configuration in force is not the one on disk, because the last reload failed.",
+            None,
+            one(!host.reload_error.is_empty()),
+        )?;
+        page.gauge(
+            "arena_locked",
+            "Memory set apart and locked for values.",
+            BYTES,
+            [(NO_LABELS, host.arena_locked_bytes as f64)],
+        )?;
+        page.gauge("arena_used", "Of it, used by values.", BYTES, [(NO_LABELS, host.arena_used_bytes as f64)])?;
+        let connections =
+            [([("socket", "tools")], self.tools.count() as f64), ([("socket", "admin")], self.admin.count() as f64)];
+        page.gauge("connections", "Connections that are open.", None, connections)
+    }
+
+    fn secrets(&self, page: &mut Page<'_>) -> fmt::Result {
+        let listing = self.broker.store().listing();
+        let states = listing.iter().flat_map(|(name, (source, entry))| {
+            let is = match entry {
+                Ok(_) => "held",
+                Err(Absent::Revoked) => "revoked",
+                Err(Absent::Stale) => "stale",
+                Err(_) => "missing",
+            };
+            let labels = move |state| [("secret", name.as_str()), ("source", source.as_str()), ("state", state)];
+            STATES.map(|state| (labels(state), f64::from(u8::from(state == is))))
+        });
+        page.gauge("secret_state", "1 for the state that the secret is in, 0 for the others.", None, states)?;
+        let held = || listing.iter().filter_map(|(name, (_, entry))| Some(([("secret", name.as_str())], entry.as_ref().ok()?)));
+        let ages = held().map(|(labels, held)| (labels, held.age.as_secs_f64()));
+        page.gauge("secret_age", "How long ago the source said that what is held is current.", SECONDS, ages)?;
+        let bounds = held().filter_map(|(labels, held)| Some((labels, held.max_stale?.as_secs_f64())));
+        page.gauge("secret_max_stale", "The age at which it is wiped; no sample where it cannot change.", SECONDS, bounds)
+    }
+
+    fn callers(&self, page: &mut Page<'_>) -> fmt::Result {
+        let policy = self.broker.policy();
+        let tools: Vec<_> = policy.tools().map(|(name, _)| name).collect();
+        let open = tools.iter().map(|tool| ([("tool", tool.as_str())], self.broker.sessions().count_of(tool) as f64));
+        page.gauge("sessions", "Open sessions.", None, open)?;
+        let handouts = tools.iter().map(|tool| ([("tool", tool.as_str())], self.broker.tally(tool).handouts.load(Relaxed)));
+        page.counter("handouts", "Secrets handed out.", handouts)?;
+        let refusals = self.broker.refusals();
+        let refusals = refusals.iter().filter(|((tool, _), _)| tool.as_ref().is_none_or(|tool| tools.contains(&tool)));
+        let refusals = refusals.map(|((tool, reason), count)| {
+            let reason = status::reason(*reason).as_str_name().trim_start_matches("REASON_");
+            ([("tool", tool.as_ref().map_or("", |tool| tool.as_str())), ("reason", reason)], *count)
+        });
+        page.counter(
+            "refusals",
+            "Sessions and secrets that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.",
+            refusals,
+        )?;
+        let latency = [(NO_LABELS, self.broker.latency())];
+        page.histogram(
+            "handout_duration",
+            "Time to attest, decide and read what one call asks for; refusals are not in it.",
+            latency,
+        )
+    }
+}
+
+const STATES: [&str; 4] = ["held", "stale", "revoked", "missing"];
+
+fn upstreams(page: &mut Page<'_>, sources: &[(SourceName, SourceFacts)]) -> fmt::Result {
+    let each = || sources.iter().map(|(name, facts)| ([("source", name.as_str())], facts));
+    let kinds = sources.iter().map(|(name, facts)| [("source", name.as_str()), ("kind", facts.kind)]);
+    page.info("source", "The sources of the configuration, and their kinds.", kinds)?;
+    let reachable = each().map(|(labels, facts)| (labels, f64::from(u8::from(facts.loaded && facts.state.outage.is_none()))));
+    page.gauge(
+        "source_reachable",
+        "1 when its last call was answered; 0 in an outage, and before its first answer.",
+        None,
+        reachable,
+    )?;
+    let outages = each().map(|(labels, facts)| {
+        let since = facts.state.outage.as_ref().map(|(since, _)| *since);
+        (labels, since.and_then(|since| since.elapsed().ok()).unwrap_or_default().as_secs_f64())
+    });
+    page.gauge("source_outage", "How long it has not been reachable; 0 when it is.", SECONDS, outages)?;
+    let last_good = each().filter_map(|(labels, facts)| Some((labels, date(facts.state.last_good?))));
+    page.gauge("source_last_good_timestamp", "When it last answered, since 1970.", SECONDS, last_good)?;
+    let refused = each().map(|(labels, facts)| (labels, facts.state.refused.len() as f64));
+    page.gauge("source_refused_secrets", "Secrets that it does not give.", None, refused)?;
+    let logins = || each().filter_map(|(labels, facts)| Some((labels, facts.login.as_ref()?)));
+    let valid = logins().map(|(labels, login)| (labels, f64::from(u8::from(login.problem.is_none()))));
+    page.gauge(
+        "source_login_ok",
+        "1 when the daemon's own login there works; no sample where there is none to tell of.",
+        None,
+        valid,
+    )?;
+    let expiries = logins().filter_map(|(labels, login)| Some((labels, date(login.expires?))));
+    page.gauge(
+        "source_login_expiry_timestamp",
+        "When that login runs out, since 1970; no sample where it does not.",
+        SECONDS,
+        expiries,
+    )
+}
+
+fn calls(page: &mut Page<'_>, sources: &[(SourceName, SourceFacts)]) -> fmt::Result {
+    let each = || {
+        let of = |(name, facts): &'_ (SourceName, SourceFacts)| (name.to_string(), facts.calls.clone());
+        sources.iter().map(of).flat_map(|(name, calls)| calls.into_iter().map(move |call| (name.clone(), call)))
+    };
+    let all: Vec<_> = each().collect();
+    let took = all
+        .iter()
+        .map(|(source, (operation, counts))| ([("source", source.as_str()), ("operation", *operation)], &counts.latency));
+    page.histogram("source_call_duration", "Calls to it, by operation, however they ended.", took)?;
+    let failed: Vec<_> = all.iter().map(|(source, (operation, counts))| (source, operation, counts.failed())).collect();
+    let failed = failed.iter().flat_map(|(source, operation, failed)| {
+        failed.iter().map(move |(cause, count)| {
+            (
+                [
+                    ("source", (*source).clone()),
+                    ("operation", (**operation).to_owned()),
+                    ("cause", cause.to_string().replace(' ', "_")),
+                ],
+                *count,
+            )
+        })
+    });
+    page.counter("source_call_failures", "Of these, the ones that failed, by cause.", failed)
+}
+
+const NO_LABELS: NoLabels = [];
+
+type NoLabels = [(&'static str, &'static str); 0];
+const SECONDS: Option<Unit> = Some(Unit::Seconds);
+const BYTES: Option<Unit> = Some(Unit::Bytes);
+
+fn one(is: bool) -> [(NoLabels, f64); 1] {
+    [(NO_LABELS, f64::from(u8::from(is)))]
+}
+
+fn date(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// The page as it is written, family by family. A family without a sample is named all the same.
+struct Page<'e>(DescriptorEncoder<'e>);
+
+impl Page<'_> {
+    fn family<L: EncodeLabelSet, V>(
+        &mut self,
+        (name, help, unit, kind): (&str, &str, Option<Unit>, MetricType),
+        samples: impl IntoIterator<Item = (L, V)>,
+        write: impl Fn(&mut MetricEncoder<'_>, V) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, unit.as_ref(), kind)?;
+        samples.into_iter().try_for_each(|(labels, value)| {
+            if std::mem::size_of::<L>() == 0 {
+                return write(&mut family, value);
+            }
+            write(&mut family.encode_family(&labels)?, value)
+        })
+    }
+
+    fn gauge<L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        samples: impl IntoIterator<Item = (L, f64)>,
+    ) -> fmt::Result {
+        self.family((name, help, unit, MetricType::Gauge), samples, |sample, value| sample.encode_gauge(&value))
+    }
+
+    fn counter<L: EncodeLabelSet>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (L, u64)>) -> fmt::Result {
+        let none = None::<&Exemplar<NoLabelSet, u64>>;
+        self.family((name, help, None, MetricType::Counter), samples, |sample, value| sample.encode_counter(&value, none))
+    }
+
+    fn info<L: EncodeLabelSet>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = L>) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
+        samples.into_iter().try_for_each(|labels| family.encode_info(&labels))
+    }
+
+    /// Of durations.
+    fn histogram<'l, L: EncodeLabelSet>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (L, &'l Latency)>,
+    ) -> fmt::Result {
+        self.family((name, help, SECONDS, MetricType::Histogram), samples, |sample, latency: &Latency| {
+            let (counts, sum) = latency.read();
+            let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
+            let buckets: Vec<_> = bounds.zip(counts).collect();
+            sample.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        refresh::SourceState,
+        source::{Calls, Cause, SourceError},
+    };
+
+    #[derive(Debug)]
+    struct Sources(Vec<SourceName>, Calls);
+
+    impl Collector for Sources {
+        fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+            let facts = || SourceFacts {
+                kind: "vault",
+                state: SourceState::default(),
+                login: None,
+                loaded: true,
+                calls: self.1.counts(),
+            };
+            let sources: Vec<_> = self.0.iter().map(|name| (name.clone(), facts())).collect();
+            calls(&mut Page(encoder), &sources)
+        }
+    }
+
+    #[tokio::test]
+    async fn calls_are_told_by_operation_and_cause_and_no_detail() {
+        let made = Calls::new(1);
+        for cause in [None, Some(Cause::NotFound), Some(Cause::Unreachable), Some(Cause::Unreachable)] {
+            let result = cause.map_or(Ok(()), |cause| Err(SourceError::new(cause, "a detail that quotes")));
+            assert_eq!(made.make("GetSecretValue", async { result.clone() }).await, result);
+        }
+        let mut registry = Registry::with_prefix("valetkey");
+        registry.register_collector(Box::new(Sources(vec!["one".parse().unwrap(), "other".parse().unwrap()], made)));
+        let page = Metrics { registry }.page().unwrap();
+        for source in ["one", "other"] {
+            for (series, value) in [
+                (format!("duration_seconds_count{{source=\"{source}\",operation=\"GetSecretValue\"}}"), 4),
+                (format!("failures_total{{source=\"{source}\",operation=\"GetSecretValue\",cause=\"not_found\"}}"), 1),
+                (format!("failures_total{{source=\"{source}\",operation=\"GetSecretValue\",cause=\"unreachable\"}}"), 2),
+            ] {
+                assert!(page.contains(&format!("valetkey_source_call_{series} {value}\n")), "{series} in {page}");
+            }
+        }
+        assert!(page.contains("le=\"+Inf\"") && !page.contains("quotes"), "{page}");
+    }
+}
