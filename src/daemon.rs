@@ -261,7 +261,7 @@ async fn load_until_ready(operations: Arc<Operations>, broker: Arc<Broker>, heal
         let status = format!("waiting for sources: {} secrets cannot be had yet", lacking.len());
         notify(&[NotifyState::Status(&status)]);
         extend_start(&operations);
-        tokio::time::sleep(wait).await;
+        let _ = tokio::time::timeout(wait, operations.loaded()).await;
         wait = (wait * 2).min(Duration::from_secs(30));
     }
     broker.ready();

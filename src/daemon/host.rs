@@ -6,7 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{runtime::Handle, sync::Mutex};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
 use tracing::{error, info, warn};
 
 use super::assemble::{self, Captured, Sources};
@@ -45,6 +49,9 @@ pub struct Operations {
     upkeep: RwLock<Option<Upkeep>>,
     /// One load at a time.
     turn: Mutex<()>,
+    /// Was all loaded once?
+    loaded: watch::Sender<bool>,
+    sweep: JoinHandle<()>,
 }
 
 /// What a reload replaces.
@@ -65,8 +72,11 @@ impl Operations {
         let started = SystemTime::now();
         let plan = assemble::plan(&config, &sources);
         let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
-        let (states, upkeep, turn) = (States::default(), RwLock::default(), Mutex::default());
-        Self { broker, control, captured, keeper: Arc::new(keeper), states, method, started, now, upkeep, turn }
+        let (states, upkeep, turn, loaded) = (States::default(), RwLock::default(), Mutex::default(), watch::Sender::new(false));
+        let keeper = Arc::new(keeper);
+        // Beside the upkeep, and not part of it: a reload that takes its time must not keep stale values in memory.
+        let sweep = control.spawn(refresh::sweep(keeper.clone()));
+        Self { broker, control, captured, keeper, states, method, started, now, upkeep, turn, loaded, sweep }
     }
 
     /// Reads everything for the first time. An error says everything that is missing; `None` says it too, where trying again may help:
@@ -77,7 +87,7 @@ impl Operations {
             return Ok(None);
         }
         let plan = self.plan();
-        let staged = refresh::load(&plan).await;
+        let staged = refresh::load(&plan, &self.keeper).await;
         let failures = || staged.failures().iter().map(ToString::to_string).collect();
         if staged.lacks_required() {
             staged.tell(&plan, &self.states);
@@ -94,7 +104,12 @@ impl Operations {
     }
 
     fn is_loaded(&self) -> bool {
-        self.upkeep.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        *self.loaded.borrow()
+    }
+
+    /// Resolves when all was loaded once, by a reload too.
+    pub async fn loaded(&self) {
+        let _ = self.loaded.subscribe().wait_for(|loaded| *loaded).await;
     }
 
     fn plan(&self) -> Plan {
@@ -105,20 +120,19 @@ impl Operations {
         let _inside = self.control.enter();
         let upkeep = Upkeep::start(plan, &self.keeper, &self.states);
         *self.upkeep.write().unwrap_or_else(PoisonError::into_inner) = Some(upkeep);
+        self.loaded.send_replace(true);
     }
 
-    /// Says whether there was any.
-    async fn stop_upkeep(&self) -> bool {
+    async fn stop_upkeep(&self) {
         let upkeep = self.upkeep.write().unwrap_or_else(PoisonError::into_inner).take();
-        let was_there = upkeep.is_some();
         if let Some(upkeep) = upkeep {
             upkeep.stop().await;
         }
-        was_there
     }
 
     /// Stops the upkeep, and gives back to the sources what they lent.
     pub async fn close(&self) {
+        self.sweep.abort();
         self.stop_upkeep().await;
         let sources = self.now.read().unwrap_or_else(PoisonError::into_inner).sources.clone();
         close(assemble::only_in(&sources, &Sources::new())).await;
@@ -126,11 +140,21 @@ impl Operations {
 
     /// Checks these secrets at their sources now, or all of them.
     pub async fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Option<Refreshed> {
-        let refreshing = {
-            let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
-            upkeep.as_ref()?.refresh(secrets.as_deref())
+        let ask = || {
+            self.upkeep.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|upkeep| upkeep.refresh(secrets.as_deref()))
         };
-        Some(refreshing.await)
+        if !self.is_loaded() {
+            return None;
+        }
+        if let Some(refreshing) = ask() {
+            let (refreshed, complete) = refreshing.await;
+            if complete {
+                return Some(refreshed);
+            }
+        }
+        // A reload is under way, or was when it was asked: who has the turn next finds what it left.
+        drop(self.turn.lock().await);
+        Some(ask()?.await.0)
     }
 
     fn config(&self) -> Arc<Config> {
@@ -171,13 +195,12 @@ impl Operations {
         let (sources, mut reasons) = assemble::sources(&config, &self.captured, &sources_before);
         let plan = assemble::plan(&config, &sources);
         // What a check has read before the load must not be put over what the load reads.
-        let was_loaded = self.stop_upkeep().await;
-        let staged = refresh::load(&plan).await;
+        let paused = Paused(self);
+        self.stop_upkeep().await;
+        let staged = refresh::load(&plan, &self.keeper).await;
         if staged.lacks_required() || !reasons.is_empty() {
             reasons.extend(staged.failures().iter().map(ToString::to_string));
-            if was_loaded {
-                self.start_upkeep(&self.plan());
-            }
+            drop(paused);
             self.control.spawn(close(assemble::only_in(&sources, &sources_before)));
             return Err(reasons);
         }
@@ -215,6 +238,18 @@ impl Operations {
         }
         let same = before.daemon == after.daemon;
         Ok(if same { Vec::new() } else { vec!["[daemon] changed: it takes effect when the daemon restarts".into()] })
+    }
+}
+
+/// While a reload reads. Dropped before that has come to an end, because it failed or its caller went away, the upkeep goes on as before.
+struct Paused<'a>(&'a Operations);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        let there = self.0.upkeep.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        if self.0.is_loaded() && !there {
+            self.0.start_upkeep(&self.0.plan());
+        }
     }
 }
 

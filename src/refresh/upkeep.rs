@@ -5,16 +5,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    future::pending,
+    ops::Range,
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
     time::Instant,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     Plan, Planned, States, commit,
@@ -31,12 +35,13 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(1);
 /// How often the schedule is looked at though nothing is due: the host may have slept.
 const LOOK: Duration = Duration::from_secs(5);
+/// When what a load could not get is tried again, at the latest.
+const SOON: Duration = Duration::from_secs(2);
 
 /// The tasks that keep the store fresh. They end when it is dropped.
 pub struct Upkeep {
     keepers: BTreeMap<SourceName, (mpsc::UnboundedSender<Order>, JoinHandle<()>)>,
     secrets: HashMap<SecretName, SourceName>,
-    sweep: JoinHandle<()>,
 }
 
 /// What came of a refresh that somebody asked for.
@@ -64,11 +69,15 @@ impl Upkeep {
         let start = |(name, planned): (&SourceName, &Planned)| {
             let (orders, ordered) = mpsc::unbounded_channel();
             let plan = Plan { sources: BTreeMap::from([(name.clone(), planned.clone())]), ..plan.clone() };
-            let one = One::new(name.clone(), planned.clone(), plan, keeper.clone(), states.clone());
-            (name.clone(), (orders, tokio::spawn(one.run(ordered))))
+            let (name, planned, keeper, states) = (name.clone(), planned.clone(), keeper.clone(), states.clone());
+            let one = {
+                let name = name.clone();
+                move || One::new(name.clone(), planned.clone(), plan.clone(), keeper.clone(), states.clone())
+            };
+            (name, (orders, tokio::spawn(go_on(one, ordered))))
         };
         let changing = plan.sources.iter().filter(|(_, planned)| planned.source.changes());
-        Self { keepers: changing.map(start).collect(), secrets: secrets.collect(), sweep: tokio::spawn(sweep(keeper.clone())) }
+        Self { keepers: changing.map(start).collect(), secrets: secrets.collect() }
     }
 
     /// Stops every task and waits until none runs any more: nothing is put into the store after that.
@@ -80,12 +89,12 @@ impl Upkeep {
     }
 
     fn abort(&self) {
-        self.sweep.abort();
         self.keepers.values().for_each(|(_, task)| task.abort());
     }
 
-    /// Asks for these secrets to be checked now, or for all. The answer is ready when they have been.
-    pub fn refresh(&self, secrets: Option<&[SecretName]>) -> impl Future<Output = Refreshed> + use<> {
+    /// Asks for these secrets to be checked now, or for all. The answer is ready when they have been; `false` where some were not:
+    /// this was stopped, or a check broke down.
+    pub fn refresh(&self, secrets: Option<&[SecretName]>) -> impl Future<Output = (Refreshed, bool)> + use<> {
         let mut wanted: BTreeMap<&SourceName, BTreeSet<SecretName>> = BTreeMap::new();
         for secret in secrets.unwrap_or_default() {
             if let Some(source) = self.secrets.get(secret) {
@@ -100,17 +109,24 @@ impl Upkeep {
                 Some(_) => continue,
             };
             let (answer, answered) = oneshot::channel();
+            let of_source = || self.secrets.iter().filter(|(_, source)| *source == name).map(|(secret, _)| secret.clone());
+            let asked: Vec<_> = secrets.as_ref().map_or_else(|| of_source().collect(), |asked| asked.iter().cloned().collect());
             let _ = orders.send(Order { secrets, answer });
-            answers.push(answered);
+            answers.push(async { (answered.await, asked) });
         }
         async move {
-            let mut all = Refreshed::default();
-            // Who does not answer was stopped by a reload, which reads everything anyway.
-            for refreshed in futures_util::future::join_all(answers).await.into_iter().flatten() {
+            let (mut all, mut complete) = (Refreshed::default(), true);
+            let broken_off = SourceError::new(Cause::Unreachable, "its check was broken off; the daemon's log says why");
+            for (answer, asked) in futures_util::future::join_all(answers).await {
+                let Ok(refreshed) = answer else {
+                    complete = false;
+                    all.failed.extend(asked.into_iter().map(|secret| (secret, broken_off.clone())));
+                    continue;
+                };
                 all.changed.extend(refreshed.changed.iter().cloned());
                 all.failed.extend(refreshed.failed.iter().map(|(secret, error)| (secret.clone(), error.clone())));
             }
-            all
+            (all, complete)
         }
     }
 }
@@ -121,13 +137,39 @@ impl Drop for Upkeep {
     }
 }
 
-async fn sweep(keeper: Arc<Keeper>) {
+/// Withdraws what is stale, for as long as it runs.
+pub async fn sweep(keeper: Arc<Keeper>) {
     let mut every = tokio::time::interval(SWEEP);
     loop {
         every.tick().await;
         for secret in keeper.drop_stale(Moment::now()) {
             warn!(%secret, "withdrawn: {}", Absent::Stale);
         }
+    }
+}
+
+/// The wait before checks begin again that broke down; and the longest, where they do so each time.
+const BROKEN_WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Checks until nobody keeps the orders any more. A bug in one check must not be the silent end of all of them.
+async fn go_on(one: impl Fn() -> One, mut orders: mpsc::UnboundedReceiver<Order>) {
+    let mut wait = BROKEN_WAIT.0;
+    loop {
+        let (one, begun) = (one(), Instant::now());
+        let (source, states) = (one.name.clone(), one.states.clone());
+        if AssertUnwindSafe(one.run(&mut orders)).catch_unwind().await.is_ok() {
+            return;
+        }
+        if begun.elapsed() > BROKEN_WAIT.1 * 2 {
+            wait = BROKEN_WAIT.0;
+        }
+        error!(%source, seconds = wait.as_secs(), "checks of it broke down, which is a bug: they begin again");
+        let broken = SourceError::new(Cause::BadAnswer, "a check broke down: the daemon's log says how; please report it");
+        states.change(&source, |state| {
+            state.outage.get_or_insert((SystemTime::now(), broken));
+        });
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(BROKEN_WAIT.1);
     }
 }
 
@@ -155,16 +197,26 @@ impl One {
         let groups: Vec<_> = wanted.chunks(planned.source.check_size().max(1)).map(<[_]>::to_vec).collect();
         let every = planned.refresh_every.unwrap_or(Duration::MAX / 4);
         let mut schedule = Schedule::new(groups.len(), every, chance());
-        if states.get(&name).outage.is_some() {
+        if states.is_out(&name) {
             schedule.begin_in_outage();
         }
+        // What nobody answered for is not left until its turn, which may be a day off.
+        let unanswered = |wanted: &Wanted| match keeper.version(&wanted.secret) {
+            Err(Absent::AtSource(error)) => !error.cause.is_final(),
+            held => matches!(held, Err(Absent::NotLoaded | Absent::Stale)),
+        };
+        for (group, _) in groups.iter().enumerate().filter(|(_, group)| group.iter().any(unanswered)) {
+            schedule.due_by(group, SOON.mul_f64(0.5 + 0.5 * chance()));
+        }
+        // What stands there of before may be of secrets that nobody wants any more.
+        states.change(&name, |state| state.next_checks.clear());
         Self { name, planned, plan, groups, schedule, began: Instant::now(), keeper, states }
     }
 
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+    async fn run(mut self, orders: &mut mpsc::UnboundedReceiver<Order>) {
         let source = self.planned.source.clone();
         let checks = async {
-            self.tell_when();
+            self.tell_when(0..self.groups.len());
             let (mut looked, mut moment) = (Instant::now(), Moment::now());
             loop {
                 let next = self.schedule.next().map(|(group, due)| (group, self.began + due));
@@ -183,21 +235,26 @@ impl One {
                 if slept > LOOK {
                     info!(source = %self.name, seconds = slept.as_secs(), "the host has slept: everything is checked");
                     self.schedule.all_due(self.began.elapsed());
+                    self.tell_when(0..self.groups.len());
                 }
                 if let Some(order) = order {
-                    self.serve(order, &mut orders).await;
+                    self.serve(order, orders).await;
                 } else if let Some((group, due)) = next
                     && due <= Instant::now()
                 {
                     self.check(group).await;
                 }
-                self.tell_when();
             }
+        };
+        let keep = async {
+            source.keep().await;
+            // Without its login renewed a source may refuse one day, but it is never left unchecked.
+            pending().await
         };
         // Two futures of one task: the login lives and ends with the checks.
         tokio::select! {
             () = checks => {}
-            () = source.keep() => {}
+            () = keep => {}
         }
     }
 
@@ -213,8 +270,21 @@ impl One {
         };
         let groups: Vec<_> = (0..self.groups.len()).filter(|group| self.groups[*group].iter().any(asked)).collect();
         let mut refreshed = Refreshed::default();
+        let mut silent = None;
         for group in groups {
-            let (changed, failed) = self.check(group).await;
+            if let Some((2.., error)) = &silent {
+                let rest = self.groups[group].iter().filter(|wanted| asked(wanted));
+                refreshed.failed.extend(rest.map(|wanted| (wanted.secret.clone(), SourceError::clone(error))));
+                continue;
+            }
+            let (went, changed, failed) = self.check(group).await;
+            // One may be silent by itself. Where two are it is the source, and whoever waits is not kept for all the others' timeouts.
+            silent = match (went, silent, failed.first()) {
+                (Went::Unreachable { .. }, before, Some((_, error))) => {
+                    Some((before.map_or(1, |(times, _)| times + 1), error.clone()))
+                }
+                _ => None,
+            };
             refreshed.changed.extend(changed);
             refreshed.failed.extend(failed);
         }
@@ -222,19 +292,24 @@ impl One {
         waiting.into_iter().for_each(|order| drop(order.answer.send(refreshed.clone())));
     }
 
-    /// Checks a group, and takes in what it finds. Says what changed and what failed.
-    async fn check(&mut self, group: usize) -> (Vec<SecretName>, Vec<(SecretName, SourceError)>) {
+    /// Checks a group, and takes in what it finds. Says how it went, what changed and what failed.
+    async fn check(&mut self, group: usize) -> (Went, Vec<SecretName>, Vec<(SecretName, SourceError)>) {
         let began = Stamp::now();
         let (known, mut found) = self.look(group).await;
+        let known: HashMap<_, _> = known.into_iter().map(|known| (known.wanted.secret, known.version)).collect();
         let went = went(&found);
+        let was_out = self.schedule.next_try().is_some();
         self.schedule.checked(group, went, self.began.elapsed(), chance());
         let mut failed = Vec::new();
         let mut news = Vec::new();
         for (secret, result) in found.drain() {
             match result {
                 Ok(Checked::Same { .. }) => {
-                    if let Some(known) = known.iter().find(|known| known.wanted.secret == secret) {
-                        self.keeper.confirm(&secret, &known.version, self.planned.confirmed(&secret, began));
+                    let confirmed = self.planned.confirmed(&secret, began);
+                    let holds = known.get(&secret).is_some_and(|known| self.keeper.confirm(&secret, known, confirmed));
+                    // It became stale and was wiped while its source was asked: it is read at once, not at its next turn.
+                    if !holds && self.keeper.version(&secret) != Err(Absent::Revoked) {
+                        self.schedule.due_by(group, self.began.elapsed());
                     }
                 }
                 Ok(Checked::Read(fetched)) => news.push((secret, self.name.clone(), Ok(fetched))),
@@ -245,8 +320,14 @@ impl One {
             }
         }
         let changed = commit(news, &self.plan, began, &self.keeper);
-        self.tell(group, began, went, &changed, &failed);
-        (changed, failed)
+        if went != Went::Idle {
+            self.tell(group, began, went, &changed, &failed);
+        }
+        match was_out == self.schedule.next_try().is_some() {
+            true => self.tell_when(group..group + 1),
+            false => self.tell_when(0..self.groups.len()),
+        }
+        (went, changed, failed)
     }
 
     /// Asks the source about a group: of what is held, whether it is current; of what is not, whether it can be had now. What was held,
@@ -296,11 +377,12 @@ impl One {
             }
         }
         let silent = failed.iter().find(|(_, error)| !error.cause.is_final()).map(|(_, error)| error);
+        let failed: HashMap<_, _> = failed.iter().map(|(secret, error)| (secret, error)).collect();
         self.states.change(source, |state| {
             for wanted in &self.groups[group] {
                 let secret = &wanted.secret;
-                match failed.iter().find(|(failed, _)| failed == secret) {
-                    Some((_, error)) if error.cause.is_final() => {
+                match failed.get(secret).copied() {
+                    Some(error) if error.cause.is_final() => {
                         if state.refused.insert(secret.clone(), error.clone()).is_none() {
                             warn!(%source, %secret, "its source does not give it: {error}");
                         }
@@ -328,24 +410,18 @@ impl One {
         });
     }
 
-    fn tell_when(&self) {
+    /// Tells operators when these groups will be checked: only those for which that has changed, since there may be thousands.
+    fn tell_when(&self, groups: Range<usize>) {
         let (now, date) = (self.began.elapsed(), SystemTime::now());
+        let on_the_calendar = |at: Duration| date + at.saturating_sub(now);
         self.states.change(&self.name, |state| {
-            for (group, wanted) in self.groups.iter().enumerate() {
-                let Some(due) = self.schedule.due(group) else { continue };
-                let due = date + due.saturating_sub(now);
-                if state.next_checks.get(&wanted[0].secret).is_some_and(|told| is_about(*told, due)) {
-                    continue;
-                }
-                wanted.iter().for_each(|wanted| _ = state.next_checks.insert(wanted.secret.clone(), due));
+            state.next_try = self.schedule.next_try().map(on_the_calendar);
+            for group in groups {
+                let Some(due) = self.schedule.due(group).map(on_the_calendar) else { continue };
+                self.groups[group].iter().for_each(|wanted| _ = state.next_checks.insert(wanted.secret.clone(), due));
             }
         });
     }
-}
-
-/// Two ways to reckon the same time.
-fn is_about(a: SystemTime, b: SystemTime) -> bool {
-    a.duration_since(b).or_else(|early| Ok::<_, ()>(early.duration())).is_ok_and(|apart| apart < Duration::from_millis(500))
 }
 
 fn went(found: &Found) -> Went {
@@ -356,6 +432,7 @@ fn went(found: &Found) -> Went {
         Checked::Read(fetched) => fetched.check_within,
     });
     match silent.len() {
+        _ if found.is_empty() => Went::Idle,
         0 => Went::Well { within: within.min() },
         all if all == found.len() => Went::Unreachable { retry_after },
         _ => Went::InPart { retry_after },
