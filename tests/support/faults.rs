@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::{
+    collections::BTreeMap,
     io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::fd::AsFd,
@@ -243,15 +244,23 @@ impl Proxy {
         std::mem::take(&mut self.state().most_at_once)
     }
 
-    /// The most connections and requests within a tenth of a second.
+    /// The most connections or requests within a tenth of a second.
     pub fn burst_since(&self, since: Instant) -> usize {
+        self.burst_between(since, Instant::now())
+    }
+
+    pub fn burst_between(&self, from: Instant, to: Instant) -> usize {
         let state = self.state();
-        let requests = state.requests.iter().map(|request| request.begun);
-        let mut buckets = std::collections::HashMap::<_, (usize, usize)>::new();
-        let bucket = |at: Instant| at.duration_since(since).as_millis() / 100;
-        requests.filter(|at| *at >= since).for_each(|at| buckets.entry(bucket(at)).or_default().0 += 1);
-        state.connections.iter().filter(|at| **at >= since).for_each(|at| buckets.entry(bucket(*at)).or_default().1 += 1);
-        buckets.values().map(|(requests, connections)| *requests.max(connections)).max().unwrap_or(0)
+        let mut requests = state.requests.iter().map(|request| request.begun);
+        let mut connections = state.connections.iter().copied();
+        let most = |times: &mut dyn Iterator<Item = Instant>| {
+            let mut buckets = BTreeMap::<_, usize>::new();
+            for at in times.filter(|at| *at >= from && *at < to) {
+                *buckets.entry(at.duration_since(from).as_millis() / 100).or_default() += 1;
+            }
+            buckets.into_values().max().unwrap_or(0)
+        };
+        most(&mut requests).max(most(&mut connections))
     }
 }
 
