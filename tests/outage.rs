@@ -66,10 +66,13 @@ async fn health(host: &Host, source: &str) -> String {
 
 // ---- What a tool sees of an outage.
 
+/// A value and its age in seconds, or the reason why there is none.
+type Read = Result<(String, u64), String>;
+
 /// What one tool saw, each with its time.
 #[derive(Default)]
 struct Story {
-    reads: Vec<(Instant, Result<(String, u64), String>)>,
+    reads: Vec<(Instant, Read)>,
     /// `true`: of a new version. `false`: withdrawn.
     told: Vec<(Instant, bool)>,
 }
@@ -251,10 +254,10 @@ async fn storm(cases: &[Case]) -> Vec<Line> {
     let fault = Instant::now();
     cases.iter().zip(&proxies).for_each(|(case, proxy)| proxy.set(case.fault));
     tokio::time::sleep(EVERY * 2).await;
-    for number in 0..cases.len() {
+    for (number, case) in cases.iter().enumerate() {
         let source = format!("s{number}");
         while health(&host, &source).await != "unreachable" {
-            assert!(fault.elapsed() < MAX_STALE, "the operator does not see: {:?}, {}", cases[number].store, cases[number].what);
+            assert!(fault.elapsed() < MAX_STALE, "the operator does not see: {:?}, {}", case.store, case.what);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -888,4 +891,74 @@ async fn a_store_that_is_sealed_restarted_and_unsealed() {
         bao.put("prod/key", &format!("value-{value}")).await;
         assert!(matches!(hear(&mut raw, how).await, Response::Changed(_)));
     }
+}
+
+// ---- The clock is set.
+
+/// What libc tells of the date, moved by what a file says: what a daemon sees when somebody sets the clock. Setting this host's own would be
+/// felt by everyone else on it.
+const MOVED_CLOCK: &str = r#"
+    #include <fcntl.h>
+    #include <stdlib.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
+
+    int clock_gettime(clockid_t clock, struct timespec *now) {
+        int failed = syscall(SYS_clock_gettime, clock, now);
+        const char *path = getenv("MOVED_BY");
+        if (failed || clock != CLOCK_REALTIME || !path) return failed;
+        char text[32] = {0};
+        int file = open(path, O_RDONLY | O_CLOEXEC);
+        if (file >= 0) {
+            if (read(file, text, sizeof text - 1) > 0) now->tv_sec += atol(text);
+            close(file);
+        }
+        return 0;
+    }
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setting_the_clock_makes_nothing_stale_and_nothing_fresh() {
+    let (host, bao) = (Arc::new(Host::new()), servers::openbao());
+    host.write("clock.c", MOVED_CLOCK);
+    let (source, library, moved) = (host.path("clock.c"), host.path("clock.so"), host.path("moved"));
+    let made = std::process::Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap();
+    assert!(made.success());
+    let proxy = Proxy::plain(bao.port);
+    stores::vault_put(bao, "clock/key", r#"{"key":"value-of-key"}"#);
+    let config = vault(&host, "vault", proxy.port, "refresh-every = \"1s\"\nmax-stale = \"4s\"\n");
+    let config = config + &secret("clock/key", "vault", "field = \"key\"");
+    host.configure("load-timeout = \"2s\"", &format!("{config}{}{UNLIMITED}", Host::tool("it", 0, &["clock/key"])));
+    let environment = [("LD_PRELOAD", library.to_str().unwrap()), ("MOVED_BY", moved.to_str().unwrap())];
+    let _daemon = host.start_with(&environment);
+    let mut raw = Raw::open(&mut raw::broker(&host.tools_socket()).await, "it", &["clock/key"]).await.unwrap();
+    let day = 24 * 3600;
+    for days in [1, -1] {
+        host.write("moved", &format!("{}\n", days * day));
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(2) {
+            assert!(raw.secret(1, "clock/key").await.age_seconds <= 2, "moved by {days} days");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let status = host.admin().await.status(StatusRequest {}).await.unwrap().into_inner();
+        let told = status.sources[0].last_good.unwrap().seconds;
+        let date = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+        assert!((told - date - days * day).abs() < 60, "the daemon does see another date");
+    }
+    // Set back by a day at the start of an outage, which would keep it fresh for a day more.
+    host.write("moved", "0");
+    let fault = Instant::now();
+    proxy.set(Fault::Refuse);
+    host.write("moved", &format!("{}\n", -day));
+    loop {
+        match raw.get(1, "clock/key").await.unwrap() {
+            Response::Secret(secret) => assert!(secret.age_seconds <= 4 && secret.age_seconds <= fault.elapsed().as_secs() + 2),
+            Response::Failed(_) | Response::Revoked(_) => break,
+            _ => panic!("told something else"),
+        }
+        assert!(fault.elapsed() < Duration::from_secs(4) + SLACK, "served {:?} after its last check", fault.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(fault.elapsed() > Duration::from_secs(2), "refused after {:?} already", fault.elapsed());
 }

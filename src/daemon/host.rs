@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -51,6 +54,7 @@ pub struct Operations {
     turn: Mutex<()>,
     /// Was all loaded once?
     loaded: watch::Sender<bool>,
+    closed: AtomicBool,
     sweep: JoinHandle<()>,
 }
 
@@ -76,7 +80,21 @@ impl Operations {
         let keeper = Arc::new(keeper);
         // Beside the upkeep, and not part of it: a reload that takes its time must not keep stale values in memory.
         let sweep = control.spawn(refresh::sweep(keeper.clone()));
-        Self { broker, control, captured, keeper, states, method, started, now, upkeep, turn, loaded, sweep }
+        Self {
+            broker,
+            control,
+            captured,
+            keeper,
+            states,
+            method,
+            started,
+            now,
+            upkeep,
+            turn,
+            loaded,
+            closed: AtomicBool::new(false),
+            sweep,
+        }
     }
 
     /// Reads everything for the first time. An error says everything that is missing; `None` says it too, where trying again may help:
@@ -117,6 +135,10 @@ impl Operations {
     }
 
     fn start_upkeep(&self, plan: &Plan) {
+        // A reload may end when sources have been closed already.
+        if self.closed.load(Relaxed) {
+            return;
+        }
         let _inside = self.control.enter();
         let upkeep = Upkeep::start(plan, &self.keeper, &self.states);
         *self.upkeep.write().unwrap_or_else(PoisonError::into_inner) = Some(upkeep);
@@ -132,6 +154,7 @@ impl Operations {
 
     /// Stops the upkeep, and gives back to the sources what they lent.
     pub async fn close(&self) {
+        self.closed.store(true, Relaxed);
         self.sweep.abort();
         self.stop_upkeep().await;
         let sources = self.now.read().unwrap_or_else(PoisonError::into_inner).sources.clone();

@@ -85,6 +85,12 @@ impl Schedule {
         self.outage.map(|outage| outage.at)
     }
 
+    /// Has this group failed again where the others do not? Then it is no outage of the source.
+    pub fn fails_alone(&self, group: usize) -> bool {
+        let again = self.groups.get(group).and_then(|group| group.retry).is_some_and(|retry| retry.failures > 1);
+        again && self.groups.len() > 1 && self.outage.is_none_or(|outage| outage.failures == 1)
+    }
+
     /// The group to check next, and when.
     pub fn next(&self) -> Option<(usize, Duration)> {
         let key = |group: &usize| (self.groups[*group].tried, self.groups[*group].when());

@@ -24,6 +24,8 @@ pub struct SourceState {
     pub outage: Option<(SystemTime, SourceError)>,
     /// Secrets that it does not give, and why.
     pub refused: BTreeMap<SecretName, SourceError>,
+    /// Secrets of which it says nothing while it answers for others, and what was said last.
+    pub unanswered: BTreeMap<SecretName, SourceError>,
     /// When each secret will be checked.
     pub next_checks: BTreeMap<SecretName, SystemTime>,
     /// When the source is tried again, where it cannot be reached: no secret is checked before.
@@ -59,7 +61,7 @@ impl States {
     pub fn problem(&self, source: &SourceName, secret: &SecretName) -> Option<SourceError> {
         let states = self.lock();
         let state = states.get(source)?;
-        state.refused.get(secret).or(state.outage.as_ref().map(|(_, error)| error)).cloned()
+        state.refused.get(secret).or(state.unanswered.get(secret)).or(state.outage.as_ref().map(|(_, error)| error)).cloned()
     }
 
     pub(super) fn change<R>(&self, source: &SourceName, change: impl FnOnce(&mut SourceState) -> R) -> R {

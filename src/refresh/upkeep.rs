@@ -209,7 +209,10 @@ impl One {
             schedule.due_by(group, SOON.mul_f64(0.5 + 0.5 * chance()));
         }
         // What stands there of before may be of secrets that nobody wants any more.
-        states.change(&name, |state| state.next_checks.clear());
+        states.change(&name, |state| {
+            state.next_checks.clear();
+            state.unanswered.clear();
+        });
         Self { name, planned, plan, groups, schedule, began: Instant::now(), keeper, states }
     }
 
@@ -378,6 +381,7 @@ impl One {
         }
         let silent = failed.iter().find(|(_, error)| !error.cause.is_final()).map(|(_, error)| error);
         let failed: HashMap<_, _> = failed.iter().map(|(secret, error)| (secret, error)).collect();
+        let is_out = matches!(went, Went::Unreachable { .. }) && !self.schedule.fails_alone(group);
         self.states.change(source, |state| {
             for wanted in &self.groups[group] {
                 let secret = &wanted.secret;
@@ -387,11 +391,20 @@ impl One {
                             warn!(%source, %secret, "its source does not give it: {error}");
                         }
                     }
-                    Some(_) => {}
-                    None => _ = state.refused.remove(secret),
+                    Some(_) if is_out => {}
+                    Some(error) => {
+                        if state.unanswered.insert(secret.clone(), error.clone()).is_none() {
+                            warn!(%source, %secret, "its source does not answer for it, and does for others: {error}");
+                        }
+                    }
+                    None => {
+                        state.refused.remove(secret);
+                        state.unanswered.remove(secret);
+                    }
                 }
             }
             match (went, silent) {
+                (Went::Unreachable { .. }, Some(_)) if !is_out => {}
                 (Went::Unreachable { .. }, Some(error)) => {
                     if state.outage.is_none() {
                         warn!(%source, "cannot be reached, last good values are handed out for as long as max-stale allows: {error}");
@@ -599,6 +612,11 @@ mod tests {
         tokio::time::sleep(SECOND * 3).await;
         let held: Vec<_> = (0..10).filter(|number| scene.version(*number).is_some()).collect();
         assert_eq!(held, [0, 1, 2, 4, 5, 6, 7, 8, 9]);
+        scene.until("it is not taken for an outage", |scene| !scene.states.is_out(&source_name())).await;
+        tokio::time::sleep(SECOND * 2).await;
+        assert!(!scene.states.is_out(&source_name()));
+        assert_eq!(scene.states.problem(&source_name(), &secret(3)), Some(out()));
+        assert_eq!(scene.states.problem(&source_name(), &secret(4)), None);
         sweeping.abort();
     }
 

@@ -157,12 +157,13 @@ impl Proxy {
         let mut upstream = None;
         while let Some(request) = read_message(client, Side::Request)? {
             let number = self.begin(&request);
-            let answered = match fault {
-                Fault::Answer(answer) => (&*client).write_all(answer.as_bytes()).and(ends(answer.contains("Connection: close"))),
-                _ => self.ask(&mut upstream, &request, fault).and_then(|answer| give(client, &answer, fault)),
+            let answer = match fault {
+                Fault::Answer(answer) => Ok(answer.as_bytes().to_vec()),
+                _ => self.ask(&mut upstream, &request, fault),
             };
+            // Before it is given: whoever has it may ask for the next already.
             self.end(number);
-            answered?;
+            give(client, &answer?, fault)?;
             if self.state().turn != turn {
                 break;
             }
@@ -297,6 +298,7 @@ fn drip(mut client: &TcpStream, bytes: &[u8]) -> io::Result<()> {
 fn give(mut client: &TcpStream, answer: &[u8], fault: Fault) -> io::Result<()> {
     match fault {
         Fault::Drip => drip(client, answer),
+        Fault::Answer(text) => client.write_all(answer).and(ends(text.contains("Connection: close"))),
         // Some of the body, too.
         Fault::Half => client.write_all(&answer[..answer.len() - (body_of(answer) / 2).max(1)]).and(ends(true)),
         Fault::Cut => client.write_all(&answer[..answer.len().min(5)]).and(ends(true)),
