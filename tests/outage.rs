@@ -660,7 +660,9 @@ async fn a_daemon_that_waits_can_be_reloaded_and_stopped() {
             eventually("it has waited", || host.log().contains("seconds=4"));
             waiting(&host, bao.port, "wait/other");
             assert!(host.admin().await.reload(ReloadRequest {}).await.is_ok());
+            let loaded = Instant::now();
             eventually("it is ready", || host.log().contains(" ready"));
+            assert!(loaded.elapsed() < SLACK, "what a reload has loaded is not waited for: {:?}", loaded.elapsed());
             let mut broker = raw::broker(&host.tools_socket()).await;
             assert_eq!(
                 Raw::open(&mut broker, "it", &["wait/other"]).await.unwrap().secret(1, "wait/other").await.value,
