@@ -169,6 +169,8 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
             control_plane.block_on(operations.close());
             return Err(reasons);
         }
+        // Before anything is served: whoever sees that the daemon serves must not be told that it does not yet.
+        broker.ready();
     }
     let health = Health::default();
     Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, hangup })
