@@ -183,6 +183,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
             control_plane.block_on(operations.close());
             return Err(reasons);
         }
+        // Before anything is served: whoever sees that the daemon serves must not be told that it does not yet.
         broker.ready();
     }
     let health = Health::default();
@@ -293,7 +294,7 @@ async fn load_until_ready(operations: Arc<Operations>, broker: Arc<Broker>, heal
         let status = format!("waiting for sources: {} secrets cannot be had yet", lacking.len());
         notify(&[NotifyState::Status(&status)]);
         extend_start(&operations);
-        tokio::time::sleep(wait).await;
+        let _ = tokio::time::timeout(wait, operations.loaded()).await;
         wait = (wait * 2).min(Duration::from_secs(30));
     }
     broker.ready();

@@ -8,7 +8,7 @@ mod state;
 mod upkeep;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -27,7 +27,7 @@ use crate::{
 
 pub use last_good::{LastGood, LastGoodState};
 pub use state::{SourceState, States};
-pub use upkeep::{Refreshed, Upkeep};
+pub use upkeep::{Refreshed, Upkeep, sweep};
 
 /// What is to be read, and how fresh it is to be kept.
 #[derive(Default, Clone)]
@@ -98,6 +98,8 @@ pub struct Staged {
     kept: Vec<(Failure, Kept)>,
     /// When it began: what a source gave was current then, at the least.
     began: Stamp,
+    /// What operators had revoked by then. What they revoke while it loads stays revoked.
+    revoked: HashSet<SecretName>,
 }
 
 impl Staged {
@@ -130,7 +132,7 @@ impl Staged {
     /// secrets changed.
     pub fn commit(self, plan: &Plan, keeper: &Keeper, states: &States) -> Vec<SecretName> {
         self.tell(plan, states);
-        keeper.forgive();
+        keeper.forgive(&self.revoked);
         let failures = self.failures.into_iter().filter(|failure| !failure.held);
         let found = failures.map(|failure| (failure.secret, failure.source, Err(failure.error)));
         let found = found.chain(self.good.into_iter().map(|(secret, source, fetched)| (secret, source, Ok(fetched))));
@@ -181,7 +183,11 @@ fn commit(
                 let confirmed = plan.confirmed(&source, &secret, began);
                 keeper.put(secret.clone(), source, fetched, confirmed)
             }
-            Err(error) => keeper.drop_value(&secret, &source, Absent::AtSource(error)),
+            // That nobody answers says less than what was known before: that it is stale, or refused.
+            Err(error) if error.cause.is_final() || keeper.has_value(&secret) || is_unheard_of(keeper, &secret) => {
+                keeper.drop_value(&secret, &source, Absent::AtSource(error))
+            }
+            Err(_) => Change::None,
         };
         if change != Change::None {
             changed.push(secret);
@@ -190,18 +196,25 @@ fn commit(
     changed
 }
 
+fn is_unheard_of(keeper: &Keeper, secret: &SecretName) -> bool {
+    match keeper.version(secret) {
+        Err(Absent::AtSource(error)) => !error.cause.is_final(),
+        known => known == Err(Absent::NotLoaded),
+    }
+}
+
 /// Tries at a source for what it could not be reached for, and the wait before each further one.
 const TRIES: [Duration; 3] = [Duration::ZERO, Duration::from_millis(250), Duration::from_secs(1)];
 
 /// Reads everything in the plan.
-pub async fn load(plan: &Plan) -> Staged {
+pub async fn load(plan: &Plan, keeper: &Keeper) -> Staged {
     let span = span!("load");
-    let staged = read_all(plan).instrument(span.clone()).await;
+    let staged = read_all(plan, keeper.revoked()).instrument(span.clone()).await;
     span.record("outcome", format!("{} read, {} failed", staged.good.len(), staged.failures.len()));
     staged
 }
 
-async fn read_all(plan: &Plan) -> Staged {
+async fn read_all(plan: &Plan, revoked: HashSet<SecretName>) -> Staged {
     let began = Stamp::now();
     let total: usize = plan.sources.values().map(|planned| planned.wanted.len()).sum();
     let (progress, mut arrivals) = mpsc::unbounded_channel();
@@ -213,7 +226,7 @@ async fn read_all(plan: &Plan) -> Staged {
         tasks.spawn(read_source(name, source, wanted, plan.timeout, progress).instrument(span));
     }
     drop(progress);
-    let mut staged = Staged { good: Vec::with_capacity(total), failures: Vec::new(), kept: Vec::new(), began };
+    let mut staged = Staged { good: Vec::with_capacity(total), failures: Vec::new(), kept: Vec::new(), began, revoked };
     let mut said = 0;
     while let Some((source, (secret, result))) = arrivals.recv().await {
         match result {
@@ -242,8 +255,9 @@ async fn read_source(
 ) {
     let deadline = tokio::time::Instant::now() + timeout;
     let tell = |outcome| drop(progress.send((name.clone(), outcome)));
+    let mut patience = Duration::ZERO;
     for (try_number, wait) in TRIES.iter().enumerate() {
-        tokio::time::sleep(*wait).await;
+        tokio::time::sleep(patience.max(*wait)).await;
         let last = try_number + 1 == TRIES.len();
         let (outcomes, mut arriving) = mpsc::unbounded_channel();
         let fetch = tokio::time::timeout_at(deadline, source.fetch(&wanted, outcomes));
@@ -260,15 +274,20 @@ async fn read_source(
             (again, left)
         };
         let (in_time, (mut again, left)) = tokio::join!(fetch, collect);
-        let silent = SourceError::new(Cause::Unreachable, format!("no answer within {} s", timeout.as_secs()));
-        again.extend(left.into_values().map(|one| (one, silent.clone())));
+        again.extend(left.into_values().map(|one| (one, silent(timeout))));
+        patience = again.iter().filter_map(|(_, error)| error.retry_after).max().unwrap_or_default();
         if again.is_empty() {
             return;
         }
-        if last || in_time.is_err() {
+        // A source may ask for more patience than there is.
+        if last || in_time.is_err() || tokio::time::Instant::now() + patience >= deadline {
             again.into_iter().for_each(|(one, error)| tell((one.secret, Err(error))));
             return;
         }
         wanted = again.into_iter().map(|(one, _)| one).collect();
     }
+}
+
+fn silent(timeout: Duration) -> SourceError {
+    SourceError::new(Cause::Unreachable, format!("no answer within {} s", timeout.as_secs()))
 }

@@ -4,7 +4,7 @@
 mod moment;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -239,15 +239,19 @@ impl Keeper {
         self.announce(change)
     }
 
-    /// The source says that this version is what it has. Nothing, where another one is held by now.
-    pub fn confirm(&self, secret: &SecretName, version: &Version, confirmed: Confirmed) {
+    /// The source says that this version is what it has. `false`, where another one is held by now, or none.
+    pub fn confirm(&self, secret: &SecretName, version: &Version, confirmed: Confirmed) -> bool {
         let mut entries = self.shelf.write();
-        let Some((_, Ok(held))) = entries.get_mut(secret) else { return };
-        if held.version == *version && held.confirmed.moment <= confirmed.at.moment {
+        let Some((_, Ok(held))) = entries.get_mut(secret) else { return false };
+        if held.version != *version {
+            return false;
+        }
+        if held.confirmed.moment <= confirmed.at.moment {
             let Confirmed { at, max_stale, .. } = confirmed;
             let (version, place, value) = (held.version.clone(), held.place.clone(), held.value.clone());
             *held = Arc::new(Held { version, confirmed: at, max_stale, place, serial: held.serial, value });
         }
+        true
     }
 
     /// Counts up at each change of any secret.
@@ -280,10 +284,16 @@ impl Keeper {
 
     /// Drops the value and remembers why. What an operator revoked stays revoked.
     pub fn drop_value(&self, secret: &SecretName, source: &SourceName, why: Absent) -> Change {
+        self.drop_where(secret, source, why, |_| true)
+    }
+
+    /// The same, if this is what is to be dropped: looked at under the lock, so that nothing new goes in its place.
+    fn drop_where(&self, secret: &SecretName, source: &SourceName, why: Absent, is_it: impl Fn(&Entry) -> bool) -> Change {
         let before = {
             let mut entries = self.shelf.write();
             match entries.get(secret) {
                 Some((_, Err(Absent::Revoked))) => return Change::None,
+                Some((_, entry)) if !is_it(entry) => return Change::None,
                 _ => entries.insert(secret.clone(), (source.clone(), Err(why))),
             }
         };
@@ -294,19 +304,29 @@ impl Keeper {
 
     /// Drops every value that may not be handed out any longer, and says which.
     pub fn drop_stale(&self, now: Moment) -> Vec<SecretName> {
-        let stale: Vec<_> = {
+        let is_stale = |entry: &Entry| entry.as_ref().is_ok_and(|held| held.is_stale(now));
+        let mut stale: Vec<_> = {
             let entries = self.shelf.read();
-            let stale = entries.iter().filter(|(_, (_, entry))| entry.as_ref().is_ok_and(|held| held.is_stale(now)));
+            let stale = entries.iter().filter(|(_, (_, entry))| is_stale(entry));
             stale.map(|(secret, (source, _))| (secret.clone(), source.clone())).collect()
         };
-        stale.iter().for_each(|(secret, source)| _ = self.drop_value(secret, source, Absent::Stale));
+        // Looked at again, each: what was confirmed since then stays.
+        stale.retain(|(secret, source)| self.drop_where(secret, source, Absent::Stale, is_stale) == Change::Gone);
         stale.into_iter().map(|(secret, _)| secret).collect()
     }
 
+    /// What operators have revoked so far.
+    pub fn revoked(&self) -> HashSet<SecretName> {
+        let entries = self.shelf.read();
+        let revoked = entries.iter().filter(|(_, (_, entry))| matches!(entry, Err(Absent::Revoked)));
+        revoked.map(|(secret, _)| secret.clone()).collect()
+    }
+
     /// What operators revoked may be held again, once its source gives it.
-    pub fn forgive(&self) {
-        for (_, entry) in self.shelf.write().values_mut() {
-            if matches!(entry, Err(Absent::Revoked)) {
+    pub fn forgive(&self, revoked: &HashSet<SecretName>) {
+        let mut entries = self.shelf.write();
+        for secret in revoked {
+            if let Some((_, entry @ Err(Absent::Revoked))) = entries.get_mut(secret) {
                 *entry = Err(Absent::NotLoaded);
             }
         }
@@ -394,7 +414,7 @@ mod tests {
             assert_eq!(keeper.revoke("it"), Some(Change::Gone));
             assert!(known(&redactor, "first-value-of-it"), "a tool may still hold it");
             assert_eq!(put(&keeper, "first-value-of-it", 1), Change::None, "what is revoked stays revoked");
-            keeper.forgive();
+            keeper.forgive(&keeper.revoked());
         }
         put(&keeper, "second-value-of-it", 2);
         keeper.retain(|_| false);

@@ -4,12 +4,16 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
 
-use tokio::{runtime::Handle, sync::Mutex};
+use tokio::{
+    runtime::Handle,
+    sync::{Mutex, watch},
+    task::JoinHandle,
+};
 use tracing::{Instrument, error, info, warn};
 
 use super::assemble::{self, Captured, Sources};
@@ -54,6 +58,10 @@ pub struct Operations {
     turn: Mutex<()>,
     reloads: AtomicU64,
     reloads_failed: AtomicU64,
+    /// Was all loaded once?
+    loaded: watch::Sender<bool>,
+    closed: AtomicBool,
+    sweep: JoinHandle<()>,
 }
 
 /// What a reload replaces.
@@ -74,9 +82,27 @@ impl Operations {
         let started = SystemTime::now();
         let plan = assemble::plan(&config, &sources);
         let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
-        let (states, upkeep, turn) = (States::default(), RwLock::default(), Mutex::default());
-        let (reloads, reloads_failed) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { broker, control, captured, keeper, last_good, states, method, started, now, upkeep, turn, reloads, reloads_failed }
+        let (states, upkeep, turn, loaded) = (States::default(), RwLock::default(), Mutex::default(), watch::Sender::new(false));
+        // Beside the upkeep, and not part of it: a reload that takes its time must not keep stale values in memory.
+        let sweep = control.spawn(refresh::sweep(keeper.clone()));
+        Self {
+            broker,
+            control,
+            captured,
+            keeper,
+            last_good,
+            states,
+            method,
+            started,
+            now,
+            upkeep,
+            turn,
+            loaded,
+            closed: AtomicBool::new(false),
+            sweep,
+            reloads: AtomicU64::new(0),
+            reloads_failed: AtomicU64::new(0),
+        }
     }
 
     /// Reads everything for the first time. An error says everything that is missing; `None` says it too, where trying again may help:
@@ -87,7 +113,7 @@ impl Operations {
             return Ok(None);
         }
         let plan = self.plan();
-        let mut staged = refresh::load(&plan).await;
+        let mut staged = refresh::load(&plan, &self.keeper).await;
         if let Some(last_good) = &self.last_good {
             last_good.fill(&mut staged, &plan).await;
         }
@@ -115,7 +141,12 @@ impl Operations {
     }
 
     fn is_loaded(&self) -> bool {
-        self.upkeep.read().unwrap_or_else(PoisonError::into_inner).is_some()
+        *self.loaded.borrow()
+    }
+
+    /// Resolves when all was loaded once, by a reload too.
+    pub async fn loaded(&self) {
+        let _ = self.loaded.subscribe().wait_for(|loaded| *loaded).await;
     }
 
     fn plan(&self) -> Plan {
@@ -123,23 +154,27 @@ impl Operations {
     }
 
     fn start_upkeep(&self, plan: &Plan) {
+        // A reload may end when sources have been closed already.
+        if self.closed.load(Relaxed) {
+            return;
+        }
         let _inside = self.control.enter();
         let upkeep = Upkeep::start(plan, &self.keeper, &self.states);
         *self.upkeep.write().unwrap_or_else(PoisonError::into_inner) = Some(upkeep);
+        self.loaded.send_replace(true);
     }
 
-    /// Says whether there was any.
-    async fn stop_upkeep(&self) -> bool {
+    async fn stop_upkeep(&self) {
         let upkeep = self.upkeep.write().unwrap_or_else(PoisonError::into_inner).take();
-        let was_there = upkeep.is_some();
         if let Some(upkeep) = upkeep {
             upkeep.stop().await;
         }
-        was_there
     }
 
     /// Stops the upkeep, and gives back to the sources what they lent.
     pub async fn close(&self) {
+        self.closed.store(true, Relaxed);
+        self.sweep.abort();
         self.stop_upkeep().await;
         if let Some(last_good) = &self.last_good {
             last_good.close().await;
@@ -150,13 +185,26 @@ impl Operations {
 
     /// Checks these secrets at their sources now, or all of them.
     pub async fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Option<Refreshed> {
-        let refreshing = {
-            let upkeep = self.upkeep.read().unwrap_or_else(PoisonError::into_inner);
-            upkeep.as_ref()?.refresh(secrets.as_deref())
+        let ask = || {
+            self.upkeep.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(|upkeep| upkeep.refresh(secrets.as_deref()))
         };
-        let refreshed = refreshing.await;
+        if !self.is_loaded() {
+            return None;
+        }
+        let refreshed = match ask() {
+            Some(refreshing) => Some(refreshing.await).filter(|(_, complete)| *complete),
+            None => None,
+        };
+        let refreshed = match refreshed {
+            Some(refreshed) => refreshed,
+            None => {
+                // A reload is under way, or was when it was asked: who has the turn next finds what it left.
+                drop(self.turn.lock().await);
+                ask()?.await
+            }
+        };
         self.settle_copy().await;
-        Some(refreshed)
+        Some(refreshed.0)
     }
 
     fn config(&self) -> Arc<Config> {
@@ -201,14 +249,13 @@ impl Operations {
         let (sources, mut reasons) = assemble::sources(&config, &self.captured, &sources_before);
         let plan = assemble::plan(&config, &sources);
         // What a check has read before the load must not be put over what the load reads.
-        let was_loaded = self.stop_upkeep().await;
-        let mut staged = refresh::load(&plan).await;
+        let paused = Paused(self);
+        self.stop_upkeep().await;
+        let mut staged = refresh::load(&plan, &self.keeper).await;
         staged.hold_over(&plan, &self.plan(), &self.keeper);
         if staged.lacks_required() || !reasons.is_empty() {
             reasons.extend(staged.failures().iter().filter(|failure| !failure.held).map(ToString::to_string));
-            if was_loaded {
-                self.start_upkeep(&self.plan());
-            }
+            drop(paused);
             self.control.spawn(close(assemble::only_in(&sources, &sources_before)));
             return Err(reasons);
         }
@@ -250,6 +297,18 @@ impl Operations {
         }
         let same = before.daemon == after.daemon;
         Ok(if same { Vec::new() } else { vec!["[daemon] changed: it takes effect when the daemon restarts".into()] })
+    }
+}
+
+/// While a reload reads. Dropped before that has come to an end, because it failed or its caller went away, the upkeep goes on as before.
+struct Paused<'a>(&'a Operations);
+
+impl Drop for Paused<'_> {
+    fn drop(&mut self) {
+        let there = self.0.upkeep.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        if self.0.is_loaded() && !there {
+            self.0.start_upkeep(&self.0.plan());
+        }
     }
 }
 

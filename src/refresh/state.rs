@@ -24,8 +24,12 @@ pub struct SourceState {
     pub outage: Option<(SystemTime, SourceError)>,
     /// Secrets that it does not give, and why.
     pub refused: BTreeMap<SecretName, SourceError>,
+    /// Secrets of which it says nothing while it answers for others, and what was said last.
+    pub unanswered: BTreeMap<SecretName, SourceError>,
     /// When each secret will be checked.
     pub next_checks: BTreeMap<SecretName, SystemTime>,
+    /// When the source is tried again, where it cannot be reached: no secret is checked before.
+    pub next_try: Option<SystemTime>,
 }
 
 impl States {
@@ -34,19 +38,30 @@ impl States {
     }
 
     pub fn get(&self, source: &SourceName) -> SourceState {
-        self.lock().get(source).cloned().unwrap_or_default()
+        let mut state = self.lock().get(source).cloned().unwrap_or_default();
+        if let Some(next_try) = state.next_try {
+            state.next_checks.values_mut().for_each(|next| *next = next_try.max(*next));
+        }
+        state
+    }
+
+    /// Can it not be reached, as far as anybody knows?
+    pub fn is_out(&self, source: &SourceName) -> bool {
+        self.lock().get(source).is_some_and(|state| state.outage.is_some())
     }
 
     /// When it will be checked next.
     pub fn next_check(&self, source: &SourceName, secret: &SecretName) -> Option<SystemTime> {
-        self.lock().get(source)?.next_checks.get(secret).copied()
+        let states = self.lock();
+        let state = states.get(source)?;
+        state.next_checks.get(secret).copied().max(state.next_try.filter(|_| state.next_checks.contains_key(secret)))
     }
 
     /// What the source said against a secret at the last check.
     pub fn problem(&self, source: &SourceName, secret: &SecretName) -> Option<SourceError> {
         let states = self.lock();
         let state = states.get(source)?;
-        state.refused.get(secret).or(state.outage.as_ref().map(|(_, error)| error)).cloned()
+        state.refused.get(secret).or(state.unanswered.get(secret)).or(state.outage.as_ref().map(|(_, error)| error)).cloned()
     }
 
     pub(super) fn change<R>(&self, source: &SourceName, change: impl FnOnce(&mut SourceState) -> R) -> R {

@@ -151,6 +151,116 @@ pub fn start_openbao_tls(folder: &Path) -> (Server, PathBuf) {
     (server, authority)
 }
 
+/// An OpenBao as one would run it: TLS, its data on disk, sealed when it starts.
+pub struct Production {
+    server: Option<Server>,
+    folder: PathBuf,
+    pub port: u16,
+    pub authority: PathBuf,
+    pub root: String,
+    unseal_key: String,
+    client: reqwest::Client,
+}
+
+/// Makes one in this folder, initialised and unsealed.
+pub fn start_openbao_production(folder: &Path) -> Production {
+    let port = free_port();
+    let authority = folder.join("cert.pem");
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"])
+        .args([
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+        ])
+        .arg("-keyout")
+        .arg(folder.join("key.pem"))
+        .arg("-out")
+        .arg(&authority)
+        .output()
+        .expect("openssl");
+    assert!(made.status.success(), "{made:?}");
+    let path = folder.display();
+    std::fs::create_dir(folder.join("data")).unwrap();
+    let config = format!(
+        "storage \"raft\" {{\n  path = \"{path}/data\"\n  node_id = \"one\"\n}}\nlistener \"tcp\" {{\n  address = \"127.0.0.1:{port}\"\n  \
+         tls_cert_file = \"{path}/cert.pem\"\n  tls_key_file = \"{path}/key.pem\"\n}}\napi_addr = \"https://127.0.0.1:{port}\"\n\
+         cluster_addr = \"https://127.0.0.1:{}\"\n",
+        port + 1
+    );
+    std::fs::write(folder.join("bao.hcl"), config).unwrap();
+    let pem = reqwest::Certificate::from_pem(&std::fs::read(&authority).unwrap()).unwrap();
+    let client = reqwest::Client::builder().tls_certs_merge([pem]).no_proxy().build().unwrap();
+    let (root, unseal_key) = Default::default();
+    let mut production = Production { server: None, folder: folder.into(), port, authority, root, unseal_key, client };
+    production.start_again();
+    tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(production.initialise()));
+    production
+}
+
+impl Production {
+    /// Starts it: sealed.
+    pub fn start_again(&mut self) {
+        let mut command = Command::new(python().join("bin/bao"));
+        command.arg("server").arg(format!("-config={}", self.folder.join("bao.hcl").display()));
+        self.server = Some(Server { child: spawn(command), port: self.port });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(Instant::now() < deadline, "a server is not ready after a minute");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    pub fn kill(&mut self) {
+        self.server = None;
+    }
+
+    async fn initialise(&mut self) {
+        let made = self.call("PUT", "sys/init", r#"{"secret_shares":1,"secret_threshold":1}"#).await;
+        self.root = made["root_token"].as_str().unwrap().to_owned();
+        self.unseal_key = made["keys_base64"][0].as_str().unwrap().to_owned();
+        self.unseal().await;
+    }
+
+    /// Unseals it, and waits until it serves.
+    pub async fn unseal(&self) {
+        self.call("PUT", "sys/unseal", &format!("{{\"key\":\"{}\"}}", self.unseal_key)).await;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.try_call("GET", "sys/health", "").await.is_none() {
+            assert!(Instant::now() < deadline, "it does not serve when unsealed");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn put(&self, path: &str, value: &str) {
+        let body = format!("{{\"data\":{{\"key\":\"{value}\"}}}}");
+        self.call("POST", &format!("secret/data/{path}"), &body).await;
+    }
+
+    /// One call with the root token, tried again for a while where it fails.
+    pub async fn call(&self, method: &str, path: &str, body: &str) -> serde_json::Value {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match self.try_call(method, path, body).await {
+                Some(answer) => return answer,
+                None if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(100)).await,
+                None => panic!("{method} {path} fails"),
+            }
+        }
+    }
+
+    async fn try_call(&self, method: &str, path: &str, body: &str) -> Option<serde_json::Value> {
+        let url = format!("https://127.0.0.1:{}/v1/{path}", self.port);
+        let call = self.client.request(method.parse().unwrap(), url).header("X-Vault-Token", &self.root).body(body.to_owned());
+        let answer = call.send().await.ok().filter(|answer| answer.status().is_success())?;
+        let text = answer.text().await.ok()?;
+        Some(if text.is_empty() { serde_json::Value::Null } else { serde_json::from_str(&text).unwrap() })
+    }
+}
+
 fn python() -> PathBuf {
     let cache =
         || std::env::var_os("VALETKEY_TEST_CACHE").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"), PathBuf::from);
