@@ -258,7 +258,8 @@ fn trouble(source: &v1::SourceStatus) -> Vec<String> {
         "waiting" => Some(format!("{name} has not been read yet{said}\n  the daemon goes on trying; its log says what it tries")),
         _ => None,
     };
-    let login = source.login.as_ref().filter(|login| !login.problem.is_empty());
+    // Where nobody answers, that nobody answers a login is no second trouble.
+    let login = source.login.as_ref().filter(|login| !login.problem.is_empty() && source.health != "unreachable");
     let of_login = login.map(|login| {
         format!(
             "{name} does not let the daemon in by {}: {}\n  \

@@ -60,12 +60,13 @@ fn format(settings: &DaemonSettings) -> Format {
     }
 }
 
-/// Below `trace` the level is for this daemon, and libraries speak up from `warn` on: their debug output is for their authors. At
+/// Below `trace` the level is for this daemon, and libraries speak up from `warn` on: their debug output is for their authors; but not
+/// rustify, which calls each failed request an error and says nothing about it, where we say it all. At
 /// `trace` everything speaks.
 fn filter(level: tracing::Level) -> String {
     match level {
         tracing::Level::TRACE => "trace".into(),
-        tracing::Level::ERROR => "error".into(),
-        level => format!("warn,valetkey={level}"),
+        tracing::Level::ERROR => "error,rustify=off".into(),
+        level => format!("warn,rustify=off,valetkey={level}"),
     }
 }

@@ -93,7 +93,7 @@ impl Access {
             .http1_only()
             .pool_max_idle_per_host(self.calls.most())
             .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(30));
+            .timeout(Duration::from_secs(15));
         if let Some(path) = &self.settings.ca_file {
             http = http.tls_certs_only(authorities(path)?);
         }
