@@ -248,6 +248,12 @@ async fn answers_that_are_none() {
         (200, r#"{"data":{"data":null,"metadata":{"version":1}}}"#, Cause::BadAnswer, "key-value"),
         (400, "marker", Cause::BadAnswer, "a proxy or a portal"),
         (400, r#"{"errors":["marker"]}"#, Cause::Refused, "invalid"),
+        (
+            400,
+            r#"{"errors":["Upgrading from non-versioned to versioned data. This backend will be unavailable for a brief period and will resume service shortly."]}"#,
+            Cause::Unreachable,
+            "being upgraded",
+        ),
         (403, r#"{"errors":["marker"]}"#, Cause::Refused, "reading is refused"),
         (403, "<html>marker</html>", Cause::BadAnswer, "a proxy or a portal"),
         (403, r#"{"error":"marker"}"#, Cause::BadAnswer, "a proxy or a portal"),

@@ -96,6 +96,10 @@ fn meaning(status: u16, body: &[u8], asked: Asked) -> (Of, Cause, &'static str) 
         404 if asked.is_login() => {
             (Of::Path, Cause::Refused, "there is no such login: check the `mount` of `auth`, and `namespace`")
         }
+        // While it turns version 1 into version 2. It says so with the status of a bad request, and wiping for that would be wrong.
+        400 if says("unavailable for a brief period") => {
+            (Of::Path, Cause::Unreachable, "the engine is being upgraded to version 2")
+        }
         400 => (Of::Path, Cause::Refused, "the server calls the request invalid: check `path`, `mount` and the engine's version"),
         401 | 403 => {
             let by_policy = says("1 error occurred") && !says("invalid token");
