@@ -9,6 +9,7 @@ mod servers;
 mod stores;
 
 use daemon::Host;
+use servers::Server;
 use stores::{aws_put, borrowed, secret, vault_put};
 
 fn policy(host: &Host, arguments: &[&str]) -> String {
@@ -41,11 +42,13 @@ async fn vault() {
     vault_put(&bao, "app/other", r#"{"value":"value-of-another"}"#);
     bao.vault("POST", "sys/mounts/kv1", r#"{"type":"kv","options":{"version":"1"}}"#);
     bao.vault("POST", "kv1/app/three", r#"{"value":"value-of-three"}"#);
+    bao.vault("POST", "kv1/app/four", r#"{"value":"value-of-four"}"#);
     let configure = |token: &str, more: &[&str]| {
         let v1 =
             stores::vault(&host, bao.port, token).replace("[source.vault]", "[source.v1]") + "mount = \"kv1\"\nkv-version = 1\n";
         let mut config = stores::vault(&host, bao.port, token) + &v1;
-        let mut names = vec!["s0", "s1", "three"];
+        let mut names = vec!["s0", "s1", "three", "as-it-is"];
+        config += &secret("as-it-is", "vault", "path = \"/kv1/app/four\"");
         config += &secret("three", "v1", "path = \"app/three\"");
         config += &secret("s0", "vault", "path = \"app/one\"");
         config += &secret("s1", "vault", "path = \"app/${x}\"");
@@ -58,6 +61,8 @@ async fn vault() {
     let both = policy(&host, &["vault"]);
     assert!(both.contains("# source vault\n") && both.contains("# source v1\n"), "{both}");
     assert!(!both.contains("app/other") && !both.contains('*'), "{both}");
+    // What may be lent is renewed, and asked after.
+    assert!(both.contains("\"sys/leases/renew\"") && both.contains("\"sys/leases/lookup\""), "{both}");
     let escaped = serde_json::json!({ "policy": both }).to_string();
     bao.vault("POST", "sys/policies/acl/valetkey", &escaped);
     let (_, answer) = bao.vault("POST", "auth/token/create", r#"{"policies":["valetkey"],"no_default_policy":true}"#);
@@ -65,81 +70,70 @@ async fn vault() {
 
     configure(&token, &[]);
     let _daemon = host.start();
-    assert!(held(&host).iter().all(|(_, state)| state == "held") && held(&host).len() == 3, "{:?}", held(&host));
+    assert!(held(&host).iter().all(|(_, state)| state == "held") && held(&host).len() == 4, "{:?}", held(&host));
     configure(&token, &["one-more"]);
     one_more_is_refused(&host, "one-more");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn aws() {
-    let (host, moto) = (Host::new(), servers::start_moto_iam(1000));
-    let names: Vec<String> = (0..3).map(|n| format!("prod/mcp/s{n}")).collect();
-    for name in names.iter().chain(&["prod/mcp/s0-abcdef".to_owned()]) {
-        aws_put(&moto, name, "value-of-a-secret").await;
+/// A source of this kind, read with these keys; what the tool may have, and one secret that it may not.
+fn configure_aws(host: &Host, kind: &str, port: u16, keys: (&str, &str), granted: &[(&str, &str)], not: &str) -> Variables {
+    let (source, environment) = stores::aws(host, port, keys.1);
+    host.write("aws", &format!("[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n", keys.0, keys.1));
+    let mut config = source.replace("aws-secrets-manager", kind);
+    for (name, path) in granted.iter().chain(&[("not-granted", not)]) {
+        config += &secret(name, "aws", &format!("path = \"{path}\""));
     }
-    let configure = |key: &str, secret_key: &str, more: &[&str]| {
-        let (source, environment) = stores::aws(&host, moto.port, secret_key);
-        host.write("aws", &format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret_key}\n"));
-        let mut config = source;
-        let mut all: Vec<String> = (0..3).map(|n| format!("s{n}")).collect();
-        names.iter().zip(&all).for_each(|(path, name)| config += &secret(name, "aws", &format!("path = \"{path}\"")));
-        config += &secret("not-granted", "aws", "path = \"prod/mcp/s0-abcdef\"");
-        for name in more {
-            config += &secret(name, "aws", "path = \"prod/mcp/s0-abcdef\"");
-            all.push((*name).to_owned());
-        }
-        let all: Vec<&str> = all.iter().map(String::as_str).collect();
-        host.configure("", &(config + &Host::tool("it", 0, &all)));
-        environment
-    };
-    configure("none", "none", &[]);
-    let document = policy(&host, &["aws"]);
-    let parsed: serde_json::Value = serde_json::from_str(&document).unwrap();
-    let text = parsed.to_string();
-    assert!(!text.contains("abcdef") && !text.contains("kms"), "{document}");
+    let names: Vec<_> = granted.iter().map(|(name, _)| *name).collect();
+    host.configure("", &(config + &Host::tool("it", 0, &names)));
+    environment
+}
+
+type Variables = Vec<(&'static str, String)>;
+
+/// Prints the policy, gives it to a user, and loads with that user's keys: all that is granted, and not `other`, which is there too.
+async fn everything_and_no_more(kind: &str, moto: &Server, granted: &[(&str, &str)], other: &str) -> String {
+    let host = Host::new();
+    let configure = |keys, granted: &[_]| configure_aws(&host, kind, moto.port, keys, granted, other);
+    configure(("none", "none"), granted);
+    let document: serde_json::Value = serde_json::from_str(&policy(&host, &["aws"])).unwrap();
+    let text = document.to_string();
+    assert!(!text.contains("other") && !text.contains("kms"), "{text}");
     let with_key = policy(&host, &["aws", "--source", "aws", "--kms-key", "arn:aws:kms:eu-west-1:1:key/k"]);
-    assert!(with_key.contains("kms:Decrypt") && with_key.contains("secretsmanager.eu-west-1.amazonaws.com"), "{with_key}");
+    assert!(with_key.contains("kms:Decrypt") && with_key.contains(".eu-west-1.amazonaws.com"), "{with_key}");
 
     let (key, secret_key) = moto.aws_user("valetkey", &text);
-    let environment = configure(&key, &secret_key, &[]);
+    let environment = configure((&key, &secret_key), granted);
     assert_eq!(servers::http(moto.port, "POST", "/moto-api/reset-auth", &[], "0").unwrap().0, 200, "from here on it enforces");
     let _daemon = host.start_with(&borrowed(&environment));
-    assert!(held(&host).iter().all(|(_, state)| state == "held") && held(&host).len() == 3, "{:?}", held(&host));
-    configure(&key, &secret_key, &["one-more"]);
+    assert!(held(&host).iter().all(|(_, state)| state == "held") && held(&host).len() == granted.len(), "{:?}", held(&host));
+    configure((&key, &secret_key), &[granted, &[("one-more", other)]].concat());
     one_more_is_refused(&host, "one-more");
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aws() {
+    let moto = servers::start_moto_iam(1000);
+    let granted = [("s0", "prod/mcp/s0"), ("s1", "prod/mcp/s1"), ("s2", "prod/mcp/s2")];
+    // Named as the ARN of another secret ends.
+    let other = "prod/mcp/s0-other1";
+    for path in granted.iter().map(|(_, path)| *path).chain([other]) {
+        aws_put(&moto, path, "value-of-a-secret").await;
+    }
+    let text = everything_and_no_more("aws-secrets-manager", &moto, &granted, other).await;
+    assert!(text.contains("BatchGetSecretValue"), "{text}");
 }
 
 #[cfg(feature = "aws-parameter-store")]
 #[tokio::test(flavor = "multi_thread")]
 async fn parameter_store() {
-    let (host, moto) = (Host::new(), servers::start_moto_iam(1000));
+    let moto = servers::start_moto_iam(1000);
     for path in ["/prod/one", "plain", "/prod/folder/a", "/prod/folder/deep/b", "/prod/other"] {
         stores::parameter_put(&moto, path, "value-of-a-parameter").await;
     }
-    let wanted = [("one", "/prod/one"), ("plain", "plain:1"), ("folder", "/prod/folder/")];
-    let configure = |key: &str, secret_key: &str, more: &[&str]| {
-        let (source, environment) = stores::aws(&host, moto.port, secret_key);
-        host.write("aws", &format!("[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret_key}\n"));
-        let mut config = source.replace("aws-secrets-manager", "aws-parameter-store");
-        let names: Vec<_> = wanted.iter().map(|(name, _)| *name).chain(more.iter().copied()).collect();
-        let more = more.iter().map(|name| (*name, "/prod/other"));
-        for (name, path) in wanted.iter().copied().chain(more) {
-            config += &secret(name, "aws", &format!("path = \"{path}\""));
-        }
-        host.configure("", &(config + &Host::tool("it", 0, &names)));
-        environment
-    };
-    configure("none", "none", &[]);
-    let document: serde_json::Value = serde_json::from_str(&policy(&host, &["aws"])).unwrap();
-    let text = document.to_string();
-    assert!(!text.contains("other") && !text.contains("plain:1"), "{text}");
-    let (key, secret_key) = moto.aws_user("valetkey", &text);
-    let environment = configure(&key, &secret_key, &[]);
-    assert_eq!(servers::http(moto.port, "POST", "/moto-api/reset-auth", &[], "0").unwrap().0, 200, "from here on it enforces");
-    let _daemon = host.start_with(&borrowed(&environment));
-    assert!(held(&host).iter().all(|(_, state)| state == "held") && held(&host).len() == 3, "{:?}", held(&host));
-    configure(&key, &secret_key, &["one-more"]);
-    one_more_is_refused(&host, "one-more");
+    let granted = [("one", "/prod/one"), ("plain", "plain:1"), ("folder", "/prod/folder/")];
+    let text = everything_and_no_more("aws-parameter-store", &moto, &granted, "/prod/other").await;
+    assert!(!text.contains("plain:1"), "{text}");
 }
 
 #[test]

@@ -159,7 +159,7 @@ fn acl(source: &SourceName, vault: &VaultSettings, paths: BTreeSet<&str>) -> Res
     }
     rules.extend(OWN_TOKEN.map(|(path, capability)| (path.to_owned(), capability)));
     if leased {
-        rules.extend(["sys/leases/renew", "sys/leases/revoke"].map(|path| (path.to_owned(), "update")));
+        rules.extend(["sys/leases/renew", "sys/leases/lookup"].map(|path| (path.to_owned(), "update")));
     }
     let namespace = vault.namespace.as_ref().map(|namespace| format!(", in namespace {namespace}")).unwrap_or_default();
     let rules: Vec<_> = rules
