@@ -123,8 +123,6 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Self; 5] = [Self::NotFound, Self::Refused, Self::Unreachable, Self::BadField, Self::BadAnswer];
-
     /// Would the same call help a little later?
     pub fn worth_retrying(self) -> bool {
         matches!(self, Self::Unreachable)

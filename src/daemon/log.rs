@@ -60,9 +60,8 @@ fn format(settings: &DaemonSettings) -> Format {
     }
 }
 
-/// Below `trace` the level is for this daemon, and libraries speak up from `warn` on: their debug output is for their authors; but not
-/// rustify, which calls each failed request an error and says nothing about it, where we say it all. At
-/// `trace` everything speaks.
+/// Below `trace` the level is for this daemon, and libraries speak up from `warn` on: their debug output is for their authors. Not so
+/// rustify, which calls each failed request an error and says no more about it: we say it all. At `trace` everything speaks.
 fn filter(level: tracing::Level) -> String {
     match level {
         tracing::Level::TRACE => "trace".into(),
