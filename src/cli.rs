@@ -109,6 +109,12 @@ impl From<std::io::Error> for Failure {
 
 type Outcome = Result<(), Failure>;
 
+/// Is this program called as the operator's command? It is so under every name but the daemon's own.
+pub fn is_called() -> bool {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    name.and_then(|name| name.file_name().map(|name| name != "valetkeyd")).unwrap_or(false)
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

@@ -86,7 +86,7 @@ impl Client {
 
     /// Begins a session as this tool. Name the secrets that it needs, then [`open`](Declaration::open) it.
     pub fn session(&self, tool: impl Into<String>) -> Declaration {
-        Declaration { client: self.clone(), open: Open { tool: tool.into(), scope: Vec::new(), purpose: String::new() } }
+        Declaration { client: self.clone(), open: Open { tool: tool.into(), ..Default::default() } }
     }
 }
 

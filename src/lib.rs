@@ -3,7 +3,8 @@
 //! The modules stand in the order of a secret's path, from its source to the tool process. Each imports only those above it;
 //! `tests/layers.rs` holds the code to that. `ARCHITECTURE.md` says why. The page to read first is [`broker`].
 //!
-//! Features: `client` is the library for tools, without AWS, Vault or server code; `daemon` is the broker; `cli` the command.
+//! Features: `client` is the library for tools, without AWS, Vault or server code; `daemon` is the broker; `run` the
+//! launcher; `cli` the operator's commands.
 
 // What the library's own code may not do, beside the lints in Cargo.toml, which hold for tests too.
 #![deny(
@@ -22,7 +23,7 @@ pub mod secret;
 pub mod measure;
 #[cfg(feature = "daemon")]
 pub mod peer;
-#[cfg(feature = "daemon")]
+#[cfg(any(feature = "daemon", feature = "run"))]
 pub mod redact;
 #[cfg(feature = "daemon")]
 pub mod source;
@@ -52,6 +53,9 @@ pub mod daemon;
 
 #[cfg(feature = "client")]
 pub mod client;
+
+#[cfg(feature = "run")]
+pub mod run;
 
 #[cfg(feature = "cli")]
 pub mod cli;

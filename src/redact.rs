@@ -6,6 +6,7 @@
 //! encrypted, hashed, reversed or cut into pieces, and values of fewer than eight bytes.
 
 mod engine;
+#[cfg(feature = "daemon")]
 pub mod log;
 mod variants;
 mod views;
@@ -25,6 +26,7 @@ use crate::{
     secret::SecretValue,
 };
 use engine::{Engine, Found, Keys, Owner, Print, Table};
+pub use variants::Form;
 use views::View;
 
 /// Layers of backslashes, and of percent-encoding, that are taken off a text in search of a value.
@@ -98,7 +100,7 @@ impl Redactor {
             let (prints, learned) = value.expose(|bytes| prints(keys, bytes));
             versions.push(KnownValue { id, digest, learned });
             known.next_id += 1;
-            new.push((Owner { id, name: name.clone() }, prints));
+            new.push((Owner { id, name: name.clone(), version: version.clone() }, prints));
             answers.push(learned);
         }
         if new.iter().any(|(_, prints)| !prints.is_empty()) {
@@ -127,9 +129,9 @@ impl Redactor {
         }
         let mut clean = Vec::with_capacity(text.len());
         let mut from = 0;
-        for Found { range, name } in found {
+        for Found { range, owner, .. } in found {
             clean.extend_from_slice(&text[from..range.start]);
-            clean.extend_from_slice(format!("[redacted:{name}]").as_bytes());
+            clean.extend_from_slice(format!("[redacted:{}]", owner.name).as_bytes());
             from = range.end;
         }
         clean.extend_from_slice(&text[from..]);
@@ -165,9 +167,9 @@ impl fmt::Debug for Redactor {
 /// What finds the value in any of its forms.
 fn prints(keys: &Keys, value: &[u8]) -> (Zeroizing<Vec<Print>>, Learned) {
     let mut prints = Zeroizing::new(Vec::with_capacity(64));
-    let in_clear = variants::each(value, &mut |form| keys.print(form, &mut prints));
+    let in_clear = variants::each(value, &mut |kind, form| keys.print(kind, form, &mut prints));
     prints.sort_unstable();
-    prints.dedup();
+    prints.dedup_by(|one, before| one.finds_the_same_as(before));
     (prints, Learned { too_short: !in_clear })
 }
 
@@ -181,13 +183,13 @@ fn find<'e>(engine: &'e Engine, keys: &Keys, text: &[u8]) -> Vec<Found<'e>> {
         let mut at_layer = Vec::new();
         engine.scan(keys, here, &mut at_layer);
         find_percent(engine, keys, here, PERCENT_LAYERS, &mut at_layer);
-        for Found { mut range, name } in at_layer {
+        for Found { mut range, owner, form } in at_layer {
             // In the text itself an escape is one; what looks like one further down may be the value's own backslash.
             if let (true, Some(view)) = (layers.is_empty(), &below) {
                 range = view.whole(range);
             }
             range = layers.iter().rev().fold(range, |range, view| view.source(range));
-            found.push(Found { range, name });
+            found.push(Found { range, owner, form: form.seen_through(!layers.is_empty(), Form::Escaped) });
         }
         match below {
             Some(view) => layers.push(view),
@@ -201,7 +203,9 @@ fn find_percent<'e>(engine: &'e Engine, keys: &Keys, text: &[u8], layers: usize,
     let mut inside = Vec::new();
     engine.scan(keys, &view.bytes, &mut inside);
     find_percent(engine, keys, &view.bytes, layers - 1, &mut inside);
-    found.extend(inside.into_iter().map(|one| Found { range: view.source(one.range), name: one.name }));
+    let outside =
+        |one: Found<'e>| Found { range: view.source(one.range), form: one.form.seen_through(true, Form::Percent), ..one };
+    found.extend(inside.into_iter().map(outside));
 }
 
 /// Finds that overlap become one: to pick the longest of them would leave the end of another in the clear. It has the name
@@ -213,11 +217,12 @@ fn union(mut found: Vec<Found<'_>>) -> Vec<Found<'_>> {
         let len = one.range.len();
         match all.last_mut() {
             Some((last, longest))
-                if one.range.start < last.range.end || (one.range.start == last.range.end && one.name == last.name) =>
+                if one.range.start < last.range.end
+                    || (one.range.start == last.range.end && one.owner.name == last.owner.name) =>
             {
                 last.range.end = last.range.end.max(one.range.end);
                 if len > *longest {
-                    (last.name, *longest) = (one.name, len);
+                    (last.owner, last.form, *longest) = (one.owner, one.form, len);
                 }
             }
             _ => all.push((one, len)),

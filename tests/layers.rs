@@ -3,16 +3,17 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// In the order of a secret's path. `proto` is the contract's words, generated.
-const ORDER: [&str; 19] = [
+const ORDER: [&str; 20] = [
     "proto", "secret", "name", "measure", "peer", "redact", "source", "limits", "policy", "store", "refresh", "session",
-    "broker", "attest", "delivery", "config", "daemon", "client", "cli",
+    "broker", "attest", "delivery", "config", "daemon", "client", "run", "cli",
 ];
 
 /// A module, and what it must never import however high that stands.
-const NEVER: [(&str, &[&str]); 4] = [
+const NEVER: [(&str, &[&str]); 5] = [
     ("policy", &["secret", "store", "source"]),
     ("limits", &["secret", "store", "source"]),
     ("session", &["secret", "store", "source"]),
+    ("run", &["store", "source", "policy", "session", "broker", "attest", "delivery", "config", "daemon", "refresh", "limits"]),
     (
         "client",
         &["store", "source", "policy", "session", "broker", "attest", "delivery", "config", "daemon", "redact", "refresh"],
@@ -31,7 +32,7 @@ const ONLY_IN: [(&str, &[&str]); 11] = [
     ("opentelemetry", &["daemon/traces"]),
     ("tracing_opentelemetry", &["daemon/traces"]),
     ("tonic::Status", &["delivery", "client", "cli"]),
-    ("std::env", &["daemon", "cli", "client", "source/environment", "secret"]),
+    ("std::env", &["daemon", "cli", "client", "source/environment", "secret", "run"]),
 ];
 
 fn sources(dir: &Path, found: &mut BTreeMap<String, String>) {

@@ -1,8 +1,11 @@
-//! The operator's command.
+//! The command: `valetkey run` itself, and the way to the operator's commands.
 
+use valetkey::secret::WipingAllocator;
+
+// The system's own allocator: the launcher lives beside each tool, and should be small and start at once.
 #[global_allocator]
-static ALLOCATOR: valetkey::secret::WipingAllocator = valetkey::secret::WipingAllocator::new();
+static ALLOCATOR: WipingAllocator<std::alloc::System> = WipingAllocator::over(std::alloc::System);
 
 fn main() -> std::process::ExitCode {
-    valetkey::cli::main()
+    valetkey::run::main()
 }

@@ -18,6 +18,7 @@ pub enum Reason {
     BadRequest,
     ShuttingDown,
     NotReady,
+    CommandNotAllowed,
 }
 
 /// A refusal in the tool's words.

@@ -76,7 +76,11 @@ impl Error {
             Reason::SessionNotOpen => Self::Ended(message),
             Reason::BadRequest => Self::BadRequest(message),
             Reason::Unspecified => Self::BadAnswer(message),
-            Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope | Reason::PeerChanged => {
+            Reason::ToolNotAllowed
+            | Reason::ScopeNotAllowed
+            | Reason::OutsideScope
+            | Reason::PeerChanged
+            | Reason::CommandNotAllowed => {
                 let reason = reason.as_str_name().trim_start_matches("REASON_").into();
                 Self::Denied { reason, message }
             }

@@ -24,12 +24,15 @@ pub fn reason(reason: Reason) -> v1::Reason {
         Reason::BadRequest => v1::Reason::BadRequest,
         Reason::ShuttingDown => v1::Reason::ShuttingDown,
         Reason::NotReady => v1::Reason::NotReady,
+        Reason::CommandNotAllowed => v1::Reason::CommandNotAllowed,
     }
 }
 
 fn code(reason: Reason) -> Code {
     match reason {
-        Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope => Code::PermissionDenied,
+        Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope | Reason::CommandNotAllowed => {
+            Code::PermissionDenied
+        }
         Reason::PeerChanged => Code::Unauthenticated,
         Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady => Code::Unavailable,
         Reason::LimitReached => Code::ResourceExhausted,

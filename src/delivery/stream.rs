@@ -60,6 +60,8 @@ async fn tell(
                     out.send(answer(Response::Failed(failed(0, ack.name, &refused)))).await;
                 }
             }
+            // Reports come from launchers, which no policy can ask for yet.
+            Next::Request(Request::Redacted(_)) => return Err(status::bad_request("this session has no launcher")),
             Next::Request(Request::Open(_)) => {
                 return Err(status::bad_request("this stream is open: open another for another scope"));
             }
@@ -182,7 +184,7 @@ pub fn scope_versions(broker: &Broker, session: &Session) -> Versions {
 pub fn opened(session: &Session, versions: &Versions) -> Opened {
     let version = |held: &Option<(Version, Serial)>| held.as_ref().map(|(version, _)| version.to_string()).unwrap_or_default();
     let secrets = versions.iter().map(|(name, v)| VersionedName { name: name.to_string(), version: version(v) });
-    Opened { session: session.id.to_string(), secrets: secrets.collect(), expires: None }
+    Opened { session: session.id.to_string(), secrets: secrets.collect(), expires: None, plan: None }
 }
 
 /// An end that the tool did not ask for.

@@ -22,8 +22,8 @@ use crate::{
     broker::{Broker, Refused},
     proto::v1::{
         AcknowledgeVersionRequest, AcknowledgeVersionResponse, CloseSessionRequest, CloseSessionResponse, GetSecretsRequest,
-        GetSecretsResponse, Open, Opened, RenewSessionRequest, SecretEvent, SessionRequest, SessionResponse, WatchSecretsRequest,
-        broker_server, secret_event::Event,
+        GetSecretsResponse, Open, Opened, RedactRequest, RedactResponse, RenewSessionRequest, SecretEvent, SessionRequest,
+        SessionResponse, WatchSecretsRequest, broker_server, secret_event::Event,
     },
     session::{End, Session},
 };
@@ -122,6 +122,12 @@ fn refused(refused: Refused) -> Status {
 impl broker_server::Broker for Unary {
     type SessionStream = tokio_stream::Empty<Result<SessionResponse, Status>>;
     type WatchSecretsStream = Pin<Box<dyn Stream<Item = Result<SecretEvent, Status>> + Send>>;
+
+    type RedactStream = tokio_stream::Empty<Result<RedactResponse, Status>>;
+
+    async fn redact(&self, _: Request<tonic::Streaming<RedactRequest>>) -> Result<Response<Self::RedactStream>, Status> {
+        Err(Status::unimplemented("not in this version"))
+    }
 
     async fn session(&self, _: Request<tonic::Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
         Err(Status::internal("Session is answered in delivery/stream.rs"))

@@ -14,7 +14,8 @@ use std::{collections::HashSet, io, ops::Range, sync::Arc};
 use siphasher::{sip::SipHasher13, sip128::SipHasher24};
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::name::SecretName;
+use super::Form;
+use crate::name::{SecretName, Version};
 
 /// Bytes of a pattern that a scan looks up. No pattern is shorter.
 pub(super) const WINDOW: usize = 8;
@@ -63,7 +64,7 @@ impl Keys {
     }
 
     /// Adds what finds `form`, which has at least [`WINDOW`] bytes, to `prints`.
-    pub fn print(&self, form: &[u8], prints: &mut Vec<Print>) {
+    pub fn print(&self, kind: Form, form: &[u8], prints: &mut Vec<Print>) {
         let pieces = form.len().div_ceil(LONGEST);
         for piece in 0..pieces {
             // The last piece ends with the form, and so overlaps the one before.
@@ -74,7 +75,7 @@ impl Keys {
             // not one that a hostile text can aim at.
             let offset = (tag[0] % (pattern.len() - WINDOW + 1) as u64) as usize;
             let window = self.window(&pattern[offset..offset + WINDOW]);
-            prints.push(Print { window, tag, offset: offset as u16, len: pattern.len() as u16, owner: 0 });
+            prints.push(Print { window, tag, offset: offset as u16, len: pattern.len() as u16, form: kind, owner: 0 });
         }
     }
 }
@@ -95,8 +96,18 @@ pub(super) struct Print {
     len: u16,
     /// Tag of the whole pattern.
     tag: [u64; 2],
+    /// How it is written. Of two that look the same, the plainer one is said.
+    form: Form,
     /// Whose pattern: an index into the table's owners.
     owner: u32,
+}
+
+impl Print {
+    /// The same pattern of the same owner, whatever form it is called.
+    pub fn finds_the_same_as(&self, other: &Self) -> bool {
+        (self.window, self.offset, self.len, self.tag, self.owner)
+            == (other.window, other.offset, other.len, other.tag, other.owner)
+    }
 }
 
 impl Zeroize for Print {
@@ -114,12 +125,14 @@ impl Zeroize for Print {
 pub(super) struct Owner {
     pub id: u64,
     pub name: SecretName,
+    pub version: Version,
 }
 
 /// A find.
 pub(super) struct Found<'e> {
     pub range: Range<usize>,
-    pub name: &'e SecretName,
+    pub owner: &'e Owner,
+    pub form: Form,
 }
 
 /// Patterns of some secrets. Never changed once built; wiped when dropped.
@@ -203,7 +216,7 @@ impl Table {
             };
             last = Some((range.clone(), tag));
             if tag == print.tag {
-                found.push(Found { range, name: &self.owners[print.owner as usize].name });
+                found.push(Found { range, owner: &self.owners[print.owner as usize], form: print.form });
             }
         }
     }

@@ -18,10 +18,48 @@ pub(super) const FLOOR: usize = 8;
 /// JSON in a JSON string in a JSON string: how deep a value's own JSON is taken apart, and how deep escapes are nested here.
 const NESTING: usize = 3;
 
+/// How a value was written where it was found. The words are stable: they stand in events and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Form {
+    /// As it is.
+    Raw,
+    /// Escaped, as JSON, Rust, C, Python or a shell do it.
+    Escaped,
+    Percent,
+    Hex,
+    /// Either alphabet; HTTP Basic is a case of it.
+    Base64,
+    /// The numbers of its bytes, in a list.
+    Bytes,
+    Utf16,
+    /// Not a value, but text of the shape of a known kind of key.
+    Shape,
+}
+
+impl Form {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Escaped => "escaped",
+            Self::Percent => "percent",
+            Self::Hex => "hex",
+            Self::Base64 => "base64",
+            Self::Bytes => "bytes",
+            Self::Utf16 => "utf-16",
+            Self::Shape => "shape",
+        }
+    }
+
+    /// What stands in the clear in a text whose `layer` was taken off stood there in that form.
+    pub(super) fn seen_through(self, any: bool, layer: Self) -> Self {
+        if any && self == Self::Raw { layer } else { self }
+    }
+}
+
 /// Calls `see` with every form of `value`. False where the value, or every line of it, is shorter than [`FLOOR`]: then it
 /// will not be found in the clear.
 #[must_use]
-pub(super) fn each(value: &[u8], see: &mut dyn FnMut(&[u8])) -> bool {
+pub(super) fn each(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) -> bool {
     let mut any = false;
     part(value, NESTING, &mut |piece| {
         any |= piece.split(|b| *b == b'\n').any(looked_for);
@@ -109,33 +147,36 @@ fn url_password(value: &[u8], see: &mut dyn FnMut(&[u8])) {
     }
 }
 
-fn encodings(value: &[u8], see: &mut dyn FnMut(&[u8])) {
-    let mut form = |most: usize, write: &dyn Fn(&mut Vec<u8>)| made(value.len() * most, write, see);
-    form(1, &|out| out.extend_from_slice(value));
+fn encodings(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) {
+    let mut form = |kind: Form, most: usize, write: &dyn Fn(&mut Vec<u8>)| {
+        made(value.len() * most, write, &mut |line| see(kind, line));
+    };
+    form(Form::Raw, 1, &|out| out.extend_from_slice(value));
     for digits in [LOWER, UPPER] {
-        form(2, &|out| value.iter().for_each(|b| out.extend(hex(*b, digits))));
+        form(Form::Hex, 2, &|out| value.iter().for_each(|b| out.extend(hex(*b, digits))));
         for (keep, space) in PERCENT {
-            form(3, &|out| percent(value, keep, space, digits, out));
+            form(Form::Percent, 3, &|out| percent(value, keep, space, digits, out));
         }
-        form(4, &|out| escaped_bytes(value, digits, out));
+        form(Form::Escaped, 4, &|out| escaped_bytes(value, digits, out));
     }
     for alphabet in [b"+/", b"-_"] {
         for offset in 0..3 {
-            form(2, &|out| base64_inner(value, offset, alphabet, out));
+            form(Form::Base64, 2, &|out| base64_inner(value, offset, alphabet, out));
         }
     }
     // `{:?}` of a Vec<u8>, the same as compact JSON, and `{:02x?}`.
     for join in [", ", ","] {
-        form(5, &|out| listed(value, join, out, |b, out| write!(out, "{b}")));
+        form(Form::Bytes, 5, &|out| listed(value, join, out, |b, out| write!(out, "{b}")));
     }
-    form(5, &|out| listed(value, ", ", out, |b, out| write!(out, "{b:02x}")));
+    form(Form::Bytes, 5, &|out| listed(value, ", ", out, |b, out| write!(out, "{b:02x}")));
 
     let Ok(text) = std::str::from_utf8(value) else { return };
-    form(2, &|out| text.encode_utf16().for_each(|unit| out.extend(unit.to_le_bytes())));
-    form(2, &|out| text.encode_utf16().for_each(|unit| out.extend(unit.to_be_bytes())));
-    made(value.len() * 6, &|out| drop(write!(out, "{text:?}")), &mut |quoted| see(&quoted[1..quoted.len() - 1]));
+    form(Form::Utf16, 2, &|out| text.encode_utf16().for_each(|unit| out.extend(unit.to_le_bytes())));
+    form(Form::Utf16, 2, &|out| text.encode_utf16().for_each(|unit| out.extend(unit.to_be_bytes())));
+    let mut escaped = |line: &[u8]| see(Form::Escaped, line);
+    made(value.len() * 6, &|out| drop(write!(out, "{text:?}")), &mut |quoted| escaped(&quoted[1..quoted.len() - 1]));
     for style in JSON {
-        json_nested(text, style, NESTING, see);
+        json_nested(text, style, NESTING, &mut escaped);
     }
 }
 
