@@ -32,7 +32,9 @@ mod changes;
 mod error;
 mod held;
 mod link;
+mod reports;
 mod session;
+mod wire;
 
 use std::{
     path::{Path, PathBuf},
@@ -42,11 +44,11 @@ use std::{
 pub use changes::{Change, Changes};
 pub use error::{Error, Retry};
 pub use held::Secret;
-#[cfg(feature = "cli")]
-pub(crate) use link::connect;
 pub use session::Session;
 
 use crate::proto::v1::Open;
+#[cfg(feature = "run")]
+use crate::proto::v1::{Launch, LaunchPlan};
 
 /// Where a daemon that runs as a system service listens for tools.
 pub const SYSTEM_SOCKET: &str = "/run/valetkey/tools.sock";
@@ -121,6 +123,18 @@ impl Declaration {
     /// # Errors
     /// Where the daemon cannot be reached, or refuses: [`Error::retry`] says whether trying again can help.
     pub async fn open(self) -> Result<Session, Error> {
-        Session::open(&self.client, self.open).await
+        Session::open(&self.client, self.open).await.map(|(session, _)| session)
+    }
+}
+
+#[cfg(feature = "run")]
+impl Client {
+    /// Opens the session of a tool that is about to be launched, with this command or, where it is empty, with that of the policy:
+    /// everything that policy delivers to such a process, and how.
+    pub(crate) async fn launch(&self, tool: &str, command: Vec<String>) -> Result<(Session, LaunchPlan), Error> {
+        let open = Open { tool: tool.into(), launch: Some(Launch { command }), ..Default::default() };
+        let (session, opened) = Session::open(self, open).await?;
+        let without = || Error::BadAnswer("it did not say how to launch the tool: it is of another version".into());
+        Ok((session, opened.plan.ok_or_else(without)?))
     }
 }

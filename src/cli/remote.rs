@@ -2,25 +2,42 @@
 
 use std::path::Path;
 
-use tonic::{Code, Status, transport::Channel};
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::{
+    Code, Status,
+    transport::{Channel, Endpoint, Uri},
+};
 
 use super::{DENIED, FAILED, Failure, UNREACHABLE};
-use crate::{
-    client::{Error, connect},
-    proto::v1::admin_client::AdminClient,
-};
+use crate::proto::v1::admin_client::AdminClient;
 
 /// A client of the admin service at this socket.
 pub async fn admin(socket: &Path) -> Result<AdminClient<Channel>, Failure> {
-    let channel = connect(socket).await.map_err(|error| unreachable(socket, &error))?;
+    let channel = connect(socket).await.map_err(|detail| unreachable(socket, &detail))?;
     Ok(AdminClient::new(channel).max_decoding_message_size(64 * 1024 * 1024))
 }
 
-fn unreachable(socket: &Path, error: &Error) -> Failure {
-    let detail = match error {
-        Error::Unreachable { detail, .. } => detail.clone(),
-        other => other.to_string(),
-    };
+/// A channel to the daemon at this socket.
+async fn connect(socket: &Path) -> Result<Channel, String> {
+    let path = socket.to_path_buf();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }
+    });
+    // The authority is for HTTP/2's sake: it must be a host name, and a socket's path is none.
+    let endpoint = Endpoint::from_static("http://localhost");
+    endpoint.connect_with_connector(connector).await.map_err(|error| {
+        let cause: &dyn std::error::Error = &error;
+        let mut detail = cause;
+        while let Some(inner) = detail.source() {
+            detail = inner;
+        }
+        detail.to_string()
+    })
+}
+
+fn unreachable(socket: &Path, detail: &str) -> Failure {
     let hint = match std::fs::symlink_metadata(socket) {
         Err(_) => "is valetkeyd running? (systemctl status valetkeyd, or --socket PATH for one that listens elsewhere)",
         Ok(_) if detail.contains("ermission") => "run this as root, as the daemon's user, or as a member of its `admin-group`",

@@ -48,6 +48,11 @@ impl Secret {
         &self.0.version
     }
 
+    #[cfg(feature = "run")]
+    pub(crate) fn value(&self) -> &SecretValue {
+        &self.0.value
+    }
+
     /// Sources may give one version to two values.
     pub(super) fn same_as(&self, other: &Self) -> bool {
         self.version() == other.version() && self.0.value.same_as(&other.0.value)

@@ -7,66 +7,41 @@ use std::{
     time::Duration,
 };
 
-use hyper_util::rt::TokioIo;
 use tokio::{
-    net::UnixStream,
     sync::{mpsc, oneshot},
     time::Instant,
 };
-use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::{
-    Streaming,
-    transport::{Channel, Endpoint, Uri},
-};
 
-use super::{Client, Error, Retry, Secret, backoff::Backoff, session::Shared};
+use super::{
+    Client, Error, Retry, Secret,
+    backoff::Backoff,
+    session::Shared,
+    wire::{self, Down, Up},
+};
 use crate::proto::v1::{
-    Acknowledge, Get, Open, Revoked, SessionRequest, SessionResponse, broker_client::BrokerClient, session_request::Request,
+    Acknowledge, Get, Open, Opened, Revoked, SessionRequest, SessionResponse, session_request::Request,
     session_response::Response,
 };
 
-/// The largest answer: no source gives a longer value than a sealed file can, and that is 16 MiB.
-const MAX_RESPONSE: usize = 17 * 1024 * 1024;
-
 const SHORTEST_RETRY: Duration = Duration::from_millis(10);
-
-/// A channel to the daemon at this socket.
-///
-/// # Errors
-/// Where nobody answers there.
-pub async fn connect(socket: &Path) -> Result<Channel, Error> {
-    let path = socket.to_path_buf();
-    let connector = tower::service_fn(move |_: Uri| {
-        let path = path.clone();
-        async move { UnixStream::connect(path).await.map(TokioIo::new) }
-    });
-    // The authority is for HTTP/2's sake: it must be a host name, and a socket's path is none.
-    let endpoint = Endpoint::from_static("http://localhost");
-    endpoint.connect_with_connector(connector).await.map_err(|error| {
-        let cause: &dyn std::error::Error = &error;
-        let mut detail = cause;
-        while let Some(inner) = detail.source() {
-            detail = inner;
-        }
-        Error::Unreachable { socket: socket.into(), detail: detail.to_string() }
-    })
-}
 
 /// A request to the connection's task.
 pub enum Ask {
     Fetch { name: String, answer: Answer },
     Acknowledge { name: String, version: String },
+    /// Ends the session, once everything that was to be told has been heard.
+    Finish(oneshot::Sender<()>),
 }
 
 type Answer = oneshot::Sender<Result<Secret, Error>>;
 
 /// Opens the session and starts its task. The task ends when every handle is gone or the daemon ends the session for good.
-pub async fn start(client: &Client, open: Open, shared: Arc<Shared>, asks: mpsc::Receiver<Ask>) -> Result<(), Error> {
-    let live = Live::open(&client.socket, &open).await?;
+pub async fn start(client: &Client, open: Open, shared: Arc<Shared>, asks: mpsc::Receiver<Ask>) -> Result<Opened, Error> {
+    let (live, opened) = Live::open(&client.socket, &open).await?;
     let wanted = Wanted { shared, flights: HashMap::new(), next_id: 1, outdated: BTreeSet::new(), retry_at: None };
     let link = Link { client: client.clone(), open, asks, wanted, acknowledged: HashMap::new() };
     tokio::spawn(link.run(live));
-    Ok(())
+    Ok(opened)
 }
 
 struct Link {
@@ -78,11 +53,11 @@ struct Link {
     acknowledged: HashMap<String, String>,
 }
 
-/// A session stream that the daemon granted.
+/// A session stream that the daemon granted. What goes up is bounded by the names that are asked for: each has at most one request
+/// under way.
 struct Live {
-    // Unbounded, yet bounded by the names that are asked for: each has at most one request under way.
-    up: mpsc::UnboundedSender<SessionRequest>,
-    down: Streaming<SessionResponse>,
+    up: Up,
+    down: Down,
 }
 
 /// How a connection's life ended.
@@ -96,25 +71,27 @@ enum Over {
 }
 
 impl Live {
-    async fn open(socket: &Path, open: &Open) -> Result<Self, Error> {
-        let (up, requests) = mpsc::unbounded_channel();
+    async fn open(socket: &Path, open: &Open) -> Result<(Self, Opened), Error> {
         let broken = |detail: &str| Error::Unreachable { socket: socket.into(), detail: detail.into() };
-        up.send(request(Request::Open(open.clone()))).map_err(|error| broken(&error.to_string()))?;
-        let mut broker = BrokerClient::new(connect(socket).await?).max_decoding_message_size(MAX_RESPONSE);
-        let error = |status: &tonic::Status| Error::from_status(status).unwrap_or_else(|| broken(status.message()));
-        let mut down =
-            broker.session(UnboundedReceiverStream::new(requests)).await.map_err(|status| error(&status))?.into_inner();
+        let (mut up, mut down) = wire::open(socket).await?;
+        up.send(&request(Request::Open(open.clone())));
         match down.message().await {
-            Ok(Some(SessionResponse { response: Some(Response::Opened(_)) })) => Ok(Self { up, down }),
+            Ok(Some(SessionResponse { response: Some(Response::Opened(opened)) })) => Ok((Self { up, down }, opened)),
             Ok(Some(_)) => Err(Error::BadAnswer("it did not say that the session is open".into())),
             Ok(None) => Err(broken("it closed the connection")),
-            Err(status) => Err(error(&status)),
+            Err(status) => Err(Error::from_status(&status).unwrap_or_else(|| broken(status.message()))),
         }
     }
 
     /// Where the connection is gone, the stream ends too, and what waits is asked for again on the next.
-    fn send(&self, message: Request) {
-        let _ = self.up.send(request(message));
+    fn send(&mut self, message: Request) {
+        self.up.send(&request(message));
+    }
+
+    /// Says that nothing more comes, and waits until the daemon has read all that did.
+    async fn finish(&mut self) {
+        self.up.finish();
+        while let Ok(Some(_)) = self.down.message().await {}
     }
 }
 
@@ -142,7 +119,10 @@ impl Link {
     }
 
     async fn serve(&mut self, live: &mut Live) -> Over {
+        let shared = self.wanted.shared.clone();
         self.wanted.ask_again(live);
+        // What was found while there was no connection.
+        self.report(live);
         let mut say_again = self.acknowledged.clone();
         loop {
             tokio::select! {
@@ -154,7 +134,14 @@ impl Link {
                         self.acknowledged.insert(name.clone(), version.clone());
                         live.send(Request::Acknowledge(Acknowledge { name, version }));
                     }
+                    Some(Ask::Finish(done)) => {
+                        self.report(live);
+                        live.finish().await;
+                        drop(done);
+                        return Over::Dropped;
+                    }
                 },
+                () = shared.reports.added() => self.report(live),
                 message = live.down.message() => match message {
                     Ok(Some(SessionResponse { response: Some(response) })) => {
                         if let Some(over) = self.hear(live, response, &mut say_again) {
@@ -169,7 +156,11 @@ impl Link {
         }
     }
 
-    fn hear(&mut self, live: &Live, response: Response, say_again: &mut HashMap<String, String>) -> Option<Over> {
+    fn report(&self, live: &mut Live) {
+        self.wanted.shared.reports.take().into_iter().for_each(|found| live.send(Request::Redacted(found)));
+    }
+
+    fn hear(&mut self, live: &mut Live, response: Response, say_again: &mut HashMap<String, String>) -> Option<Over> {
         match response {
             Response::Secret(message) => {
                 let (id, name, version) = (message.id, message.name.clone(), message.version.clone());
@@ -213,7 +204,7 @@ impl Link {
             match opened {
                 Ok(live) => {
                     self.wanted.shared.set_trouble(None);
-                    return Ok(live);
+                    return Ok(live.0);
                 }
                 Err(error) if error.retry() == Retry::Never => return Err(Some(error)),
                 Err(error) => self.wanted.shared.set_trouble(Some(error)),
@@ -246,6 +237,8 @@ async fn listen(asks: &mut mpsc::Receiver<Ask>, wanted: &mut Wanted, acknowledge
         match ask {
             Ask::Fetch { name, answer } => wanted.add(name, answer, None),
             Ask::Acknowledge { name, version } => drop(acknowledged.insert(name, version)),
+            // There is nobody to tell.
+            Ask::Finish(_) => return,
         }
     }
 }
@@ -271,7 +264,7 @@ struct Flight {
 
 impl Wanted {
     /// Someone waits for this. Who has given up meanwhile is dropped, so that what a long outage leaves is not asked for after it.
-    fn add(&mut self, name: String, answer: Answer, live: Option<&Live>) {
+    fn add(&mut self, name: String, answer: Answer, live: Option<&mut Live>) {
         let flight = self.flights.entry(name.clone()).or_default();
         flight.answers.retain(|answer| !answer.is_closed());
         flight.answers.push(answer);
@@ -282,7 +275,7 @@ impl Wanted {
 
     /// Asks for it, unless it is asked for already: answers and changes come in order, so that an answer under way is at least
     /// as new as the last change that was heard of.
-    fn send(&mut self, name: String, live: &Live) {
+    fn send(&mut self, name: String, live: &mut Live) {
         let flight = self.flights.entry(name.clone()).or_default();
         if flight.id.is_none() {
             flight.id = Some(self.next_id);
@@ -291,7 +284,7 @@ impl Wanted {
         }
     }
 
-    fn changed(&mut self, name: String, live: &Live) {
+    fn changed(&mut self, name: String, live: &mut Live) {
         if self.shared.read(&name).is_some() {
             self.outdated.insert(name.clone());
             self.send(name, live);
@@ -314,7 +307,7 @@ impl Wanted {
         self.retry_at = None;
     }
 
-    fn ask_again(&mut self, live: &Live) {
+    fn ask_again(&mut self, live: &mut Live) {
         self.retry_at = None;
         let in_time = |flight: &Flight| flight.id.is_some() || flight.answers.iter().any(|answer| !answer.is_closed());
         self.flights.retain(|_, flight| in_time(flight));

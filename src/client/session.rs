@@ -11,9 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Changes, Client, Error, Secret,
     changes::Watchers,
+    reports::Reports,
     link::{self, Ask},
 };
-use crate::{proto::v1::Open, secret};
+use crate::{
+    proto::v1::{Open, Opened},
+    secret,
+};
+#[cfg(feature = "run")]
+use crate::proto::v1::Redacted;
 
 /// An open session. Clones are handles to the same one; it ends when the last is dropped.
 #[derive(Clone)]
@@ -33,6 +39,7 @@ pub(super) struct Shared {
     trouble: RwLock<Option<Error>>,
     ended: OnceLock<Error>,
     pub watchers: Watchers,
+    pub reports: Reports,
 }
 
 impl Shared {
@@ -84,18 +91,15 @@ impl Shared {
 }
 
 impl Session {
-    pub(super) async fn open(client: &Client, open: Open) -> Result<Self, Error> {
+    pub(super) async fn open(client: &Client, open: Open) -> Result<(Self, Opened), Error> {
         // A tool holds a few values, and its limit on locked memory is the usual 8 MiB. Where the program has set up its memory
         // already, that stands.
         let _ = secret::set_up(secret::Settings { first_chunk: 64 * 1024, ..Default::default() });
         let shared = Arc::new(Shared::default());
         let (asks, requests) = mpsc::channel(64);
         let opening = link::start(client, open, shared.clone(), requests);
-        match tokio::time::timeout(client.timeout, opening).await {
-            Ok(opened) => opened?,
-            Err(_) => return Err(Error::TimedOut(client.timeout)),
-        }
-        Ok(Self(Arc::new(Handle { shared, asks, timeout: client.timeout })))
+        let opened = tokio::time::timeout(client.timeout, opening).await.unwrap_or(Err(Error::TimedOut(client.timeout)))?;
+        Ok((Self(Arc::new(Handle { shared, asks, timeout: client.timeout })), opened))
     }
 
     /// The secret's current version: from this process's memory where it was fetched before (the daemon tells of changes, so it
@@ -145,5 +149,27 @@ impl Session {
     pub async fn acknowledge(&self, secret: &Secret) -> Result<(), Error> {
         let ask = Ask::Acknowledge { name: secret.name().into(), version: secret.version().into() };
         self.0.asks.send(ask).await.map_err(|_| self.0.shared.ended())
+    }
+
+    /// Tells the daemon what was found in the output of a launched tool, as soon as there is a connection. Never waits.
+    #[cfg(feature = "run")]
+    pub(crate) fn report(&self, found: Redacted) {
+        self.0.shared.reports.add(found);
+    }
+
+    /// Ends the session, and waits until the daemon has heard everything that it was told.
+    #[cfg(feature = "run")]
+    pub(crate) async fn finish(&self) {
+        let (done, heard) = oneshot::channel();
+        if self.0.asks.send(Ask::Finish(done)).await.is_ok() {
+            // It is dropped, not sent, where the connection is gone as well.
+            drop(heard.await);
+        }
+    }
+
+    /// Why the daemon ended the session, where it has.
+    #[cfg(feature = "run")]
+    pub(crate) fn why_ended(&self) -> Error {
+        self.0.shared.ended()
     }
 }
