@@ -12,6 +12,7 @@ mod get;
 mod listings;
 mod operate;
 mod remote;
+mod run;
 mod seal;
 mod table;
 mod when;
@@ -43,6 +44,8 @@ struct Cli {
 enum Command {
     /// Show the whole story on this machine: a sealed file, a daemon, a tool, a denial, a map; then clean up
     Demo(demo::Args),
+    /// Start an MCP server, or anything, with only its credentials, and clean what it says
+    Run(run::Args),
     /// Get one secret as a tool, on standard output, for scripts
     Get(get::Args),
     /// Show how the daemon is: version, protection, counts, and how it goes with each source
@@ -124,8 +127,8 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    // The demo's daemon and tools are to be as such programs are.
-    if !matches!(cli.command, Command::DemoPart(_)) {
+    // The demo's daemon and tools are to be as such programs are, and the launcher sees to itself.
+    if !matches!(cli.command, Command::DemoPart(_) | Command::Run(_)) {
         // A closed pipe ends a listing quietly, as it does for other commands. It must not end a daemon whose caller hangs up.
         // SAFETY: no other thread runs yet, and the default disposition has no handler to be safe in.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
@@ -134,6 +137,7 @@ pub fn main() -> ExitCode {
     }
     let outcome = match cli.command {
         Command::DemoPart(args) => return demo::part(args),
+        Command::Run(args) => return run::run(args),
         Command::Demo(args) => demo::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Status(args) => listings::status(&args),

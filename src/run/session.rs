@@ -1,0 +1,101 @@
+//! The launcher's session with the daemon: opened before the tool starts, and then kept by a thread of its own, so that the relay
+//! waits for nobody.
+
+use std::{io, path::PathBuf, sync::Arc, thread, time::Duration};
+
+use tokio::{runtime::Runtime, sync::Notify};
+
+use crate::{
+    client::{Client, Error, Secret, Session},
+    proto::v1::{LaunchPlan, Redacted},
+};
+
+/// What the daemon granted: how to launch the tool, and everything that it is to have, in the plan's order.
+pub struct Granted {
+    pub plan: LaunchPlan,
+    pub secrets: Vec<Secret>,
+    session: Session,
+    runtime: Runtime,
+}
+
+/// What comes while the tool runs.
+pub enum News {
+    /// A secret has this version now.
+    Changed(Secret),
+    /// The daemon has ended the session for good, and says why.
+    Ended(Error),
+}
+
+/// How long the end of a launcher waits for a daemon that does not answer.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Asks for all that the tool may have. Nothing is started where any of it cannot be had.
+pub fn open(tool: &str, command: Vec<String>, socket: Option<PathBuf>) -> Result<Granted, Error> {
+    let client = socket.as_ref().map_or_else(Client::new, Client::at);
+    let runtime = runtime().map_err(|error| Error::Unreachable { socket: "-".into(), detail: error.to_string() })?;
+    let (session, plan, secrets) = runtime.block_on(async {
+        let (session, plan) = client.launch(tool, command).await?;
+        // All at once: the answers come in order, on one stream.
+        let secrets = plan.secrets.iter().map(|delivered| session.get(&delivered.secret));
+        let secrets = futures_util::future::try_join_all(secrets).await?;
+        Ok::<_, Error>((session, plan, secrets))
+    })?;
+    Ok(Granted { plan, secrets, session, runtime })
+}
+
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()
+}
+
+impl Granted {
+    /// Follows the session on a thread of its own, which tells `hear` of what comes.
+    pub fn follow(self, hear: impl Fn(News) + Send + 'static) -> io::Result<(Followed, LaunchPlan, Vec<Secret>)> {
+        let Self { plan, secrets, session, runtime } = self;
+        let over = Arc::new(Notify::new());
+        let (followed, until) = (session.clone(), over.clone());
+        let thread = thread::Builder::new().name("session".into()).stack_size(256 * 1024);
+        let thread = thread.spawn(move || runtime.block_on(listen(&followed, &until, &hear)))?;
+        Ok((Followed { session, over, thread }, plan, secrets))
+    }
+}
+
+async fn listen(session: &Session, over: &Notify, hear: &impl Fn(News)) {
+    let mut changes = session.watch();
+    loop {
+        tokio::select! {
+            change = changes.next() => match change {
+                Some(change) => hear(News::Changed(change.secret)),
+                None => {
+                    hear(News::Ended(session.why_ended()));
+                    return over.notified().await;
+                }
+            },
+            () = over.notified() => {
+                // A daemon that stands still must not keep a tool's end from its client.
+                drop(tokio::time::timeout(LAST_WORDS, session.finish()).await);
+                return;
+            }
+        }
+    }
+}
+
+/// A session that a thread follows.
+pub struct Followed {
+    session: Session,
+    over: Arc<Notify>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Followed {
+    /// Tells the daemon what was found in the tool's output. Never waits.
+    pub fn report(&self, found: Redacted) {
+        self.session.report(found);
+    }
+
+    /// Ends the session, once the daemon has heard everything.
+    pub fn finish(self) {
+        self.over.notify_one();
+        drop(self.session);
+        drop(self.thread.join());
+    }
+}
