@@ -112,10 +112,13 @@ impl From<std::io::Error> for Failure {
 
 type Outcome = Result<(), Failure>;
 
-/// Is this program called as the operator's command? It is so under every name but the daemon's own.
+/// Is this program called as the operator's command? It is so under every name but the daemon's own, and under that where the first
+/// word is a command.
 pub fn is_called() -> bool {
-    let name = std::env::args_os().next().map(PathBuf::from);
-    name.and_then(|name| name.file_name().map(|name| name != "valetkeyd")).unwrap_or(false)
+    let mut words = std::env::args_os();
+    let name = words.next().map(PathBuf::from);
+    let by_name = name.and_then(|name| name.file_name().map(|name| name != "valetkeyd")).unwrap_or(false);
+    by_name || words.next().is_some_and(|word| !word.as_encoded_bytes().starts_with(b"-"))
 }
 
 /// Runs the command line.

@@ -53,6 +53,9 @@ use crate::proto::v1::{Launch, LaunchPlan};
 /// Where a daemon that runs as a system service listens for tools.
 pub const SYSTEM_SOCKET: &str = "/run/valetkey/tools.sock";
 
+/// Where one that a user runs for themselves does, below their home.
+pub const OWN_SOCKET: &str = ".local/state/valetkey/run/tools.sock";
+
 /// Finds the daemon.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -71,7 +74,7 @@ impl Client {
     /// environment is needed beyond `HOME`, since MCP clients pass almost none.
     pub fn new() -> Self {
         let system = Path::new(SYSTEM_SOCKET);
-        let own = std::env::home_dir().map(|home| home.join(".local/state/valetkey/run/tools.sock"));
+        let own = std::env::home_dir().map(|home| home.join(OWN_SOCKET));
         let own = own.filter(|own| !system.exists() && own.exists());
         Self::at(own.as_deref().unwrap_or(system))
     }

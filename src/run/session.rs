@@ -6,7 +6,7 @@ use std::{io, path::PathBuf, sync::Arc, thread, time::Duration};
 use tokio::{runtime::Runtime, sync::Notify};
 
 use crate::{
-    client::{Client, Error, Secret, Session},
+    client::{Client, Error, OWN_SOCKET, SYSTEM_SOCKET, Secret, Session},
     proto::v1::{LaunchPlan, Redacted},
 };
 
@@ -31,7 +31,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Asks for all that the tool may have. Nothing is started where any of it cannot be had.
 pub fn open(tool: &str, command: Vec<String>, socket: Option<PathBuf>) -> Result<Granted, Error> {
-    let client = socket.as_ref().map_or_else(Client::new, Client::at);
+    let client = Client::at(socket.unwrap_or_else(default_socket));
     let runtime = runtime().map_err(|error| Error::Unreachable { socket: "-".into(), detail: error.to_string() })?;
     let (session, plan, secrets) = runtime.block_on(async {
         let (session, plan) = client.launch(tool, command).await?;
@@ -41,6 +41,26 @@ pub fn open(tool: &str, command: Vec<String>, socket: Option<PathBuf>) -> Result
         Ok::<_, Error>((session, plan, secrets))
     })?;
     Ok(Granted { plan, secrets, session, runtime })
+}
+
+/// Where the daemon listens, for a process that may have been given no environment at all.
+fn default_socket() -> PathBuf {
+    let system = PathBuf::from(SYSTEM_SOCKET);
+    let own = || home().map(|home| home.join(OWN_SOCKET)).filter(|own| own.exists());
+    if system.exists() { system } else { own().unwrap_or(system) }
+}
+
+/// The user's home: from the environment, or as `/etc/passwd` has it. The C library's look-up would load modules of other services
+/// into a program that is linked statically.
+fn home() -> Option<PathBuf> {
+    if let Some(home) = std::env::var_os("HOME").filter(|home| !home.is_empty()) {
+        return Some(home.into());
+    }
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let fields = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let own = fields.into_iter().find(|fields| fields.get(2) == Some(&uid.as_str()))?;
+    own.get(5).map(PathBuf::from)
 }
 
 fn runtime() -> io::Result<Runtime> {
