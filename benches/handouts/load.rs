@@ -91,7 +91,7 @@ pub struct Sizes {
 }
 
 fn open() -> Open {
-    Open { tool: "bench".into(), scope: vec!["bench/key".into()], purpose: String::new() }
+    Open { tool: "bench".into(), scope: vec!["bench/key".into()], purpose: String::new(), launch: None }
 }
 
 fn stream_request(request: Request) -> Bytes {

@@ -26,7 +26,7 @@ pub async fn broker(socket: &Path) -> Broker {
 }
 
 pub fn open(tool: &str, scope: &[&str]) -> Open {
-    Open { tool: tool.into(), scope: scope.iter().map(ToString::to_string).collect(), purpose: "a test".into() }
+    Open { tool: tool.into(), scope: scope.iter().map(ToString::to_string).collect(), purpose: "a test".into(), launch: None }
 }
 
 impl Raw {
