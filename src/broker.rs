@@ -1,5 +1,5 @@
 //! The use cases, one function each: open, get, acknowledge, renew, close; and for operators end, revoke and replace the policy.
-//! The page to read first.
+//! What launchers need beside them is in [`launch`]. The page to read first.
 //!
 //! A hand-out is always the same few steps: ask the kernel again who calls, keep to the limits, decide, read, record, hand over.
 //! Nothing here can leave one out: the store reads only with a grant, and only `policy` makes grants.
@@ -21,13 +21,19 @@ use crate::{
     measure::{Latency, span},
     name::{SecretName, SessionId, ToolName, Version, is_unprintable},
     peer::{Peer, Process, Witness},
-    policy::{Decision, Denial, Policy, Request, Scope},
+    policy::{BadCommand, Decision, Denial, Kept, Plan, Policy, Request, Scope},
     session::{End, Form, Opening, Session, Sessions},
     store::{Held, Moment, Serial, Store},
 };
 
+mod launch;
+mod redactions;
 mod refused;
+pub use launch::Report;
+pub use redactions::{Channel, Kind};
 pub use refused::{Reason, Refused};
+
+use redactions::Redactions;
 
 /// Bounds over all tools.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +55,7 @@ pub struct Broker {
     strangers: RwLock<BTreeMap<Stranger, Arc<Meter>>>,
     refusals: Mutex<BTreeMap<(Option<ToolName>, Reason), u64>>,
     latency: Latency,
+    redactions: Redactions,
     /// Was everything loaded that the policy needs?
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
@@ -60,6 +67,8 @@ pub struct Declaration<'a> {
     pub tool: &'a str,
     pub scope: &'a [String],
     pub purpose: &'a str,
+    /// What a launcher is about to start; no word of it where policy is to say.
+    pub launch: Option<&'a [String]>,
 }
 
 /// One secret, granted and read, on its way to the tool.
@@ -92,6 +101,7 @@ impl Broker {
             strangers: RwLock::default(),
             refusals: Mutex::default(),
             latency: Latency::default(),
+            redactions: Redactions::default(),
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         }
@@ -119,15 +129,27 @@ impl Broker {
         self.keep_strangers_within_bounds(peer)?;
         let (tool, scope) = parse(declared)?;
         witness.recheck().map_err(|changed| self.deny(peer, &tool, Refused::changed(), &changed))?;
-        let scope = self.accept(peer, &tool, &scope)?;
+        let (scope, plan) = match declared.launch {
+            Some(command) => self.accept_launch(peer, &tool, command).map(|(scope, plan)| (scope, Some(plan)))?,
+            None => (self.accept(peer, &tool, &scope)?, None),
+        };
         self.keep_sessions_within_bounds(&tool)?;
         let id = SessionId::new(random()?);
-        let form = if unary { Form::Unary { expires: self.uptime() + self.settings.session_lifetime } } else { Form::Stream };
+        let form = self.form(unary, plan.as_ref());
         let tally = self.tally(&tool);
-        let opening = Opening { scope, peer: peer.clone(), purpose: declared.purpose.into(), form, tally };
+        let opening = Opening { scope, peer: peer.clone(), purpose: declared.purpose.into(), plan, form, tally };
         let session = self.sessions.open(id, opening, SystemTime::now());
-        info!(%tool, session = %id, pid = peer.process.pid, uid = peer.uid, unit = unit(peer), secrets = session.scope.secrets().count(), "session opened");
+        let (secrets, program) = (session.scope.secrets().count(), session.plan.as_ref().map(Plan::program));
+        info!(%tool, session = %id, pid = peer.process.pid, uid = peer.uid, unit = unit(peer), secrets, program, "session opened");
         Ok(session)
+    }
+
+    fn form(&self, unary: bool, plan: Option<&Plan>) -> Form {
+        match plan {
+            Some(plan) if !plan.launch.redact => Form::Process,
+            _ if unary => Form::Unary { expires: self.uptime() + self.settings.session_lifetime },
+            _ => Form::Stream,
+        }
     }
 
     /// Hands out one secret of a session.
@@ -188,7 +210,7 @@ impl Broker {
     pub fn renew(&self, witness: &dyn Witness, session: &Session) -> Result<SystemTime, Refused> {
         self.still(witness, session)?;
         if !session.renew(self.uptime() + self.settings.session_lifetime) {
-            return Err(Refused::bad_request("this session is a stream: it lives as long as that, and is not renewed".into()));
+            return Err(Refused::bad_request("this session lives as long as its stream or its process, and is not renewed".into()));
         }
         Ok(SystemTime::now() + self.settings.session_lifetime)
     }
@@ -205,9 +227,10 @@ impl Broker {
         self.end(End::ProcessGone, |session| session.peer.process == *process);
     }
 
-    /// Ends every unary session that was not renewed in time.
+    /// What a second brings: unary sessions that were not renewed end, and finds that wait to be told are.
     pub fn expire(&self) {
         let now = self.uptime();
+        self.redactions.tell_due(now);
         self.end(End::Expired, |session| matches!(session.form(), Form::Unary { expires } if expires <= now));
     }
 
@@ -245,9 +268,8 @@ impl Broker {
         let policy = Arc::new(policy);
         *self.policy.write().unwrap_or_else(std::sync::PoisonError::into_inner) = policy.clone();
         self.end(End::PolicyChanged, |session| {
-            let scope: Vec<_> = session.scope.secrets().cloned().collect();
-            let again = policy.decide(&session.peer, &Request::Open { tool: session.tool(), scope: &scope });
-            !matches!(again, Decision::AllowSession(_))
+            let kept = Kept { scope: &session.scope, command: session.command() };
+            !matches!(policy.decide(&session.peer, &Request::Keep(kept)), Decision::AllowSession(_))
         })
     }
 
@@ -293,6 +315,11 @@ impl Broker {
     /// How often tools were refused, and why. `None` is who named no tool of the policy.
     pub fn refusals(&self) -> BTreeMap<(Option<ToolName>, Reason), u64> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Values that were found where they should not be, by kind, since the daemon started.
+    pub fn redactions(&self) -> BTreeMap<Kind, u64> {
+        self.redactions.totals()
     }
 
     /// How long it takes to hand out what one call asks for.
@@ -352,7 +379,7 @@ impl Broker {
         match self.policy().decide(peer, &Request::Open { tool, scope }) {
             Decision::AllowSession(scope) => Ok(scope),
             Decision::Deny(denial) => Err(self.deny(peer, tool, Refused::denied(&denial), &denial)),
-            Decision::Allow(_) => unreachable!("policy answers the question it is asked"),
+            Decision::AllowLaunch(..) | Decision::Allow(_) => unreachable!("policy answers the question it is asked"),
         }
     }
 
@@ -361,7 +388,7 @@ impl Broker {
         let grant = match policy.decide(&session.peer, &Request::Get { scope: &session.scope, secret }) {
             Decision::Allow(grant) => grant,
             Decision::Deny(denial) => return Err(self.deny(&session.peer, session.tool(), Refused::denied(&denial), &denial)),
-            Decision::AllowSession(_) => unreachable!("policy answers the question it is asked"),
+            _ => unreachable!("policy answers the question it is asked"),
         };
         let held = self.store.read(&grant).map_err(|absent| {
             warn!(tool = %session.tool(), session = %session.id, secret = %grant.secret(), "granted, but not to be had: {absent}");
@@ -456,6 +483,9 @@ fn random() -> Result<[u8; 16], Refused> {
 }
 
 fn parse(declared: &Declaration<'_>) -> Result<(ToolName, Vec<SecretName>), Refused> {
+    if declared.launch.is_some() && !declared.scope.is_empty() {
+        return Err(Refused::bad_request("a launcher declares no scope: it gets what policy delivers to what it launches".into()));
+    }
     if declared.scope.len() > MAX_SCOPE {
         return Err(Refused::bad_request(format!("a session declares at most {MAX_SCOPE} secrets")));
     }
@@ -483,6 +513,17 @@ impl Refused {
             Denial::OutsideScope(_) => {
                 (Reason::OutsideScope, "this session did not declare that secret: open one whose scope holds it".into())
             }
+            Denial::Command(BadCommand::Other { tool, .. }) => (
+                Reason::CommandNotAllowed,
+                format!(
+                    "policy says which command runs as tool {tool}, and this is another: leave out what stands after `--`, or have the \
+                     operator change `command` in [tool.{tool}]"
+                ),
+            ),
+            Denial::Command(BadCommand::None(tool)) => (
+                Reason::CommandNotAllowed,
+                format!("nothing says what is to run as tool {tool}: name it after `--`, or have the operator set `command` in [tool.{tool}]"),
+            ),
         };
         Self { reason, message, retry_after: None }
     }

@@ -11,6 +11,7 @@ mod explain;
 mod get;
 mod listings;
 mod operate;
+mod redact;
 mod remote;
 mod run;
 mod seal;
@@ -66,6 +67,8 @@ enum Command {
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
     Revoke(operate::RevokeArgs),
+    /// Take values out of a text: standard input to standard output; or check that none is in it
+    Redact(redact::Args),
     /// Edit a sealed file: init, set, remove, list
     Seal(seal::SealArgs),
     /// Print one secret of a sealed file
@@ -152,6 +155,7 @@ pub fn main() -> ExitCode {
         Command::Refresh(args) => operate::refresh(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
+        Command::Redact(args) => redact::run(&args),
         Command::Seal(args) => seal::seal(&args),
         Command::Unseal(args) => seal::unseal(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -22,10 +22,12 @@ mod duration;
 mod explain;
 mod file;
 mod identity;
+mod launch;
 mod links;
 mod pasted;
 mod problem;
 mod read;
+mod sandbox;
 mod secrets;
 mod sources;
 mod spelling;
@@ -111,12 +113,13 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let secrets = Defined { complete: all_read && report.errors() == before, ..secrets };
     links::check(&sources, &secrets, &tools, path, report);
     let names: BTreeSet<SecretName> = secrets.usable.keys().cloned().collect();
+    let canaries = secrets.usable.iter().filter(|(_, secret)| secret.canary).map(|(name, _)| name.clone()).collect();
     Config {
         file: path.into(),
         daemon: daemon.unwrap_or_default(),
         sources: sources.usable,
         secrets: secrets.usable,
-        policy: Policy::new(tools, names),
+        policy: Policy::new(tools, names).with_canaries(canaries),
         problems: Vec::new(),
     }
 }
@@ -176,5 +179,6 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("tool: run-as", identity::KEYS),
         ("tool: secrets", tools::GRANT_KEYS),
         ("tool: limits", tools::LIMITS_KEYS),
+        ("tool: sandbox", sandbox::KEYS),
     ]
 }

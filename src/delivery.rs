@@ -4,8 +4,10 @@
 mod admin;
 mod frame;
 mod gather;
+mod launch;
 mod listener;
 mod metrics;
+mod redact;
 mod requests;
 mod serve;
 mod status;

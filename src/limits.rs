@@ -67,6 +67,10 @@ pub struct Tally {
     pub meter: Meter,
     pub handouts: AtomicU64,
     pub denials: AtomicU64,
+    /// Values that were found in what it wrote, and taken out.
+    pub redactions: AtomicU64,
+    /// Kibibytes of text that it had cleaned by the daemon.
+    pub cleaned: Meter,
 }
 
 #[cfg(test)]

@@ -16,12 +16,17 @@ use crate::{
     peer::{Peer, Sha256},
 };
 
+mod launch;
+pub use launch::{BadCommand, Delivered, Kept, Launch, OnRedaction, OnRotation, Plan, Sandbox};
+
 /// Every tool, and the secrets each may have.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     tools: BTreeMap<ToolName, ToolPolicy>,
     /// Every secret that configuration names, so that an operator can be told "not granted" from "no such secret".
     secrets: BTreeSet<SecretName>,
+    /// Those of them that nobody uses: where one shows up, something has leaked.
+    canaries: BTreeSet<SecretName>,
 }
 
 /// One tool of the policy.
@@ -31,6 +36,7 @@ pub struct ToolPolicy {
     pub run_as: RunAs,
     pub grants: BTreeMap<SecretName, Rule>,
     pub limits: Limits,
+    pub launch: Launch,
     pub origin: Origin,
 }
 
@@ -48,6 +54,10 @@ pub enum Delivery {
     Rpc,
     /// A launcher asks over gRPC and puts it into this environment variable of the tool.
     Env(String),
+    /// A launcher puts it into a file in memory, whose path this variable has.
+    File(String),
+    /// A launcher puts it into a sealed descriptor, whose path this variable has.
+    Fd(String),
 }
 
 /// Where policy says so.
@@ -162,6 +172,10 @@ impl Scope {
 pub enum Request<'a> {
     /// A session as this tool, with this scope.
     Open { tool: &'a ToolName, scope: &'a [SecretName] },
+    /// A session for a process that a launcher starts as this tool; no command is policy's own.
+    Launch { tool: &'a ToolName, command: &'a [String] },
+    /// That a session which was granted before goes on.
+    Keep(Kept<'a>),
     /// One secret, in a session with this scope.
     Get { scope: &'a Scope, secret: &'a str },
 }
@@ -170,6 +184,7 @@ pub enum Request<'a> {
 #[derive(Debug)]
 pub enum Decision<'p> {
     AllowSession(Scope),
+    AllowLaunch(Scope, Plan),
     Allow(Grant<'p>),
     Deny(Denial),
 }
@@ -205,12 +220,24 @@ pub enum Denial {
     NotGranted { tool: ToolName, secret: SecretName, exists: bool },
     #[error("{0:?} is outside the scope that the session declared")]
     OutsideScope(String),
+    #[error("{0}")]
+    Command(BadCommand),
 }
 
 impl Policy {
     /// A policy of these tools; `secrets` are all that configuration names.
     pub fn new(tools: BTreeMap<ToolName, ToolPolicy>, secrets: BTreeSet<SecretName>) -> Self {
-        Self { tools, secrets }
+        Self { tools, secrets, canaries: BTreeSet::new() }
+    }
+
+    /// The same, with these secrets as canaries.
+    pub fn with_canaries(self, canaries: BTreeSet<SecretName>) -> Self {
+        Self { canaries, ..self }
+    }
+
+    /// Is this a secret that nobody uses?
+    pub fn is_canary(&self, secret: &SecretName) -> bool {
+        self.canaries.contains(secret)
     }
 
     /// In order of name.
@@ -236,6 +263,10 @@ impl Policy {
     pub fn decide(&self, peer: &Peer, request: &Request<'_>) -> Decision<'_> {
         let decision = match *request {
             Request::Open { tool, scope } => self.open(peer, tool, scope).map(Decision::AllowSession),
+            Request::Launch { tool, command } => {
+                self.launch(peer, tool, command).map(|(scope, plan)| Decision::AllowLaunch(scope, plan))
+            }
+            Request::Keep(kept) => self.keep(peer, kept).map(Decision::AllowSession),
             Request::Get { scope, secret } => self.get(peer, scope, secret).map(Decision::Allow),
         };
         decision.unwrap_or_else(Decision::Deny)
@@ -246,10 +277,46 @@ impl Policy {
         if declared.is_empty() {
             return Err(Denial::EmptyScope);
         }
-        if let Some(secret) = declared.iter().find(|secret| !tool.grants.contains_key(*secret)) {
-            return Err(self.not_granted(name, secret));
-        }
+        self.all_granted(name, tool, declared.iter())?;
         Ok(Scope { tool: name.clone(), secrets: declared.iter().cloned().collect() })
+    }
+
+    /// A launcher declares nothing: it gets what policy delivers to a process that is launched, which may be no secret at all.
+    fn launch(&self, peer: &Peer, name: &ToolName, command: &[String]) -> Result<(Scope, Plan), Denial> {
+        let tool = self.attested(peer, name)?;
+        let command = tool.launch.accepts(name, command).map_err(Denial::Command)?;
+        let launched = tool.grants.iter().filter(|(_, rule)| rule.delivery.is_launched());
+        let delivered = |(secret, rule): (&SecretName, &Rule)| Delivered {
+            secret: secret.clone(),
+            to: rule.delivery.clone(),
+            canary: self.is_canary(secret),
+        };
+        let secrets: Vec<_> = launched.map(delivered).collect();
+        let scope = Scope { tool: name.clone(), secrets: secrets.iter().map(|one| one.secret.clone()).collect() };
+        Ok((scope, Plan { command, secrets, launch: tool.launch.clone() }))
+    }
+
+    /// What is launched already stays as it was launched, where policy still grants it all and would still run that command.
+    fn keep(&self, peer: &Peer, kept: Kept<'_>) -> Result<Scope, Denial> {
+        let (scope, name) = (kept.scope, &kept.scope.tool);
+        let tool = self.attested(peer, name)?;
+        self.all_granted(name, tool, scope.secrets.iter())?;
+        if let Some(command) = kept.command {
+            tool.launch.accepts(name, command).map_err(Denial::Command)?;
+        }
+        Ok(scope.clone())
+    }
+
+    fn all_granted<'s>(
+        &self,
+        name: &ToolName,
+        tool: &ToolPolicy,
+        mut secrets: impl Iterator<Item = &'s SecretName>,
+    ) -> Result<(), Denial> {
+        match secrets.find(|secret| !tool.grants.contains_key(*secret)) {
+            Some(secret) => Err(self.not_granted(name, secret)),
+            None => Ok(()),
+        }
     }
 
     fn get(&self, peer: &Peer, scope: &Scope, secret: &str) -> Result<Grant<'_>, Denial> {

@@ -7,6 +7,8 @@
 
 mod engine;
 #[cfg(feature = "daemon")]
+pub mod lines;
+#[cfg(feature = "daemon")]
 pub mod log;
 mod variants;
 mod views;

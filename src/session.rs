@@ -20,7 +20,7 @@ use crate::{
     limits::Tally,
     name::{SecretName, SessionId, ToolName, Version},
     peer::{Peer, Process},
-    policy::Scope,
+    policy::{Plan, Scope},
 };
 
 /// How a session is held open.
@@ -28,6 +28,8 @@ use crate::{
 pub enum Form {
     /// It is a stream, and ends with it.
     Stream,
+    /// A launcher opened it and became the tool: it ends with the process alone.
+    Process,
     /// It was opened by a unary call and ends when not renewed by this time, measured since the daemon started.
     Unary { expires: Duration },
 }
@@ -57,6 +59,8 @@ pub struct Session {
     pub peer: Peer,
     /// What the caller said; nobody checked it.
     pub purpose: String,
+    /// How policy wants it launched, where a launcher opened it.
+    pub plan: Option<Plan>,
     pub opened: SystemTime,
     pub handouts: AtomicU64,
     /// What its tool has taken, this session's share included.
@@ -85,11 +89,11 @@ impl Session {
         *lock(&self.form)
     }
 
-    /// Moves the end of a unary session. `false`: it is a stream, which has no such end.
+    /// Moves the end of a unary session. `false`: it is none, and has no such end.
     pub fn renew(&self, until: Duration) -> bool {
         match &mut *lock(&self.form) {
             Form::Unary { expires } => *expires = until,
-            Form::Stream => return false,
+            Form::Stream | Form::Process => return false,
         }
         true
     }
@@ -110,6 +114,16 @@ impl Session {
     /// What it was handed and may still have.
     pub fn held(&self) -> BTreeMap<SecretName, Version> {
         lock(&self.held).clone()
+    }
+
+    /// Does it end when its stream does?
+    pub fn is_its_stream(&self) -> bool {
+        self.form() == Form::Stream
+    }
+
+    /// The command it was launched with, where a launcher opened it.
+    pub fn command(&self) -> Option<&[String]> {
+        self.plan.as_ref().map(|plan| plan.command.as_slice())
     }
 
     /// Does it hold any version of this secret?
@@ -162,6 +176,7 @@ pub struct Opening {
     pub scope: Scope,
     pub peer: Peer,
     pub purpose: String,
+    pub plan: Option<Plan>,
     pub form: Form,
     pub tally: Arc<Tally>,
 }
@@ -175,12 +190,13 @@ pub struct Sessions {
 impl Sessions {
     /// Opens a session for a scope that policy accepted.
     pub fn open(&self, id: SessionId, opening: Opening, now: SystemTime) -> Arc<Session> {
-        let Opening { scope, peer, purpose, form, tally } = opening;
+        let Opening { scope, peer, purpose, plan, form, tally } = opening;
         let session = Arc::new(Session {
             id,
             scope,
             peer,
             purpose,
+            plan,
             opened: now,
             handouts: AtomicU64::new(0),
             tally,

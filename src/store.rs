@@ -120,6 +120,7 @@ impl Shelf {
 #[derive(Debug, Clone)]
 pub struct Store {
     shelf: Arc<Shelf>,
+    redactor: Redactor,
 }
 
 /// The write half. What it holds, the redactor knows: from before a value can be handed out, until it is replaced twice.
@@ -135,7 +136,8 @@ pub struct Keeper {
 /// An empty store, whose values this redactor will know.
 pub fn new(redactor: Redactor) -> (Keeper, Store) {
     let shelf = Arc::new(Shelf { entries: RwLock::default(), changes: watch::Sender::new(0) });
-    (Keeper { shelf: shelf.clone(), redactor, previous: Mutex::default(), serial: AtomicU64::new(0) }, Store { shelf })
+    let store = Store { shelf: shelf.clone(), redactor: redactor.clone() };
+    (Keeper { shelf, redactor, previous: Mutex::default(), serial: AtomicU64::new(0) }, store)
 }
 
 impl Store {
@@ -169,6 +171,11 @@ impl Store {
     /// Counts up at each change of any secret.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shelf.changes.subscribe()
+    }
+
+    /// What finds all that is held, and the version before it, in a text. It gives no value away but to who has it already.
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
     }
 }
 

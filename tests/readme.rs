@@ -46,12 +46,12 @@ fn the_demo_prints_what_readme_shows() {
     demo(env!("CARGO_BIN_EXE_valetkey"));
 }
 
-/// As after `cargo run`, which builds no valetkeyd: the demo is its own daemon.
+/// As after `cargo run`, which builds the daemon's program alone: it holds the operator's commands too.
 #[test]
-fn the_demo_is_the_same_without_a_daemon_beside_it() {
+fn the_demo_is_the_same_without_the_launcher_beside_it() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let alone = folder.path().join("valetkey");
-    fs::copy(env!("CARGO_BIN_EXE_valetkey"), &alone).unwrap();
+    let alone = folder.path().join("valetkeyd");
+    fs::copy(env!("CARGO_BIN_EXE_valetkeyd"), &alone).unwrap();
     demo(alone.to_str().unwrap());
 }
 

@@ -34,6 +34,8 @@ struct Explanation {
     origin: Option<String>,
     run_as: Vec<String>,
     missing: Option<String>,
+    delivery: Option<String>,
+    exposure: Option<String>,
 }
 
 pub fn run(args: &Args) -> Outcome {
@@ -47,6 +49,9 @@ pub fn run(args: &Args) -> Outcome {
         println!("{}: {}", if explained.allowed { "allowed" } else { "not allowed" }, explained.verdict);
         if !explained.run_as.is_empty() {
             println!("tool {} is a process that has: {}", explained.tool, cell(&explained.run_as));
+        }
+        if let Some(exposure) = &explained.exposure {
+            println!("there, {exposure}");
         }
         if let Some(missing) = &explained.missing {
             println!("{missing}");
@@ -62,9 +67,10 @@ fn offline(args: &Args, file: &std::path::Path) -> Result<Explanation, Failure> 
         let hint = format!("valetkey check --config {}", file.display());
         Failure::new(FAILED, format!("the configuration has {} problems", problems.len()), hint)
     })?;
-    let config::Explanation { allowed, verdict, origin, run_as, missing } = config::explain(&config, &tool, &secret);
+    let config::Explanation { allowed, verdict, origin, run_as, missing, delivery, exposure } = config::explain(&config, &tool, &secret);
     let origin = origin.map(|origin| origin.to_string());
-    Ok(Explanation { tool: args.tool.clone(), secret: args.secret.clone(), allowed, verdict, origin, run_as, missing })
+    let (tool, secret) = (args.tool.clone(), args.secret.clone());
+    Ok(Explanation { tool, secret, allowed, verdict, origin, run_as, missing, delivery, exposure })
 }
 
 fn ask_daemon(args: &Args) -> Result<Explanation, Failure> {
@@ -73,8 +79,9 @@ fn ask_daemon(args: &Args) -> Result<Explanation, Failure> {
         let request = v1::ExplainRequest { tool: args.tool.clone(), secret: args.secret.clone() };
         admin.explain(request).await.map_err(|status| remote::refused(&status))
     })??;
-    let v1::ExplainResponse { allowed, verdict, origin, run_as, missing } = got.into_inner();
+    let v1::ExplainResponse { allowed, verdict, origin, run_as, missing, delivery, exposure } = got.into_inner();
     let some = |text: String| (!text.is_empty()).then_some(text);
     let (tool, secret) = (args.tool.clone(), args.secret.clone());
-    Ok(Explanation { tool, secret, allowed, verdict, origin: some(origin), run_as, missing: some(missing) })
+    let (missing, delivery, exposure) = (some(missing), some(delivery), some(exposure));
+    Ok(Explanation { tool, secret, allowed, verdict, origin: some(origin), run_as, missing, delivery, exposure })
 }

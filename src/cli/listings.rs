@@ -281,6 +281,17 @@ struct Tool {
     handouts: u64,
     denials: u64,
     origin: String,
+    redactions: u64,
+    command: Vec<String>,
+    deliveries: Vec<Delivery>,
+}
+
+/// How a secret reaches the tool.
+#[derive(Serialize)]
+struct Delivery {
+    secret: String,
+    by: String,
+    variable: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -290,6 +301,7 @@ struct Tools {
 
 pub fn tools(args: &Args) -> Outcome {
     let got: v1::ListToolsResponse = ask!(args, list_tools, v1::ListToolsRequest {});
+    let delivery = |one: v1::ToolDelivery| Delivery { secret: one.secret, by: one.by, variable: none_if_empty(one.variable) };
     let tool = |tool: v1::Tool| Tool {
         name: tool.name,
         description: tool.description,
@@ -299,6 +311,9 @@ pub fn tools(args: &Args) -> Outcome {
         handouts: tool.handouts,
         denials: tool.denials,
         origin: tool.origin,
+        redactions: tool.redactions,
+        command: tool.command,
+        deliveries: tool.deliveries.into_iter().map(delivery).collect(),
     };
     let tools = Tools { tools: got.tools.into_iter().map(tool).collect() };
     print(args, &tools, || {
@@ -310,11 +325,13 @@ pub fn tools(args: &Args) -> Outcome {
                 tool.sessions.to_string(),
                 tool.handouts.to_string(),
                 tool.denials.to_string(),
+                tool.redactions.to_string(),
+                or_dash(&printable(&tool.command.join(" "))),
                 tool.origin.clone(),
             ]
         };
         let rows: Vec<_> = tools.tools.iter().map(row).collect();
-        layout(&["TOOL", "RUNS AS", "MAY HAVE", "SESSIONS", "HAND-OUTS", "DENIALS", "DEFINED AT"], &rows)
+        layout(&["TOOL", "RUNS AS", "MAY HAVE", "SESSIONS", "HAND-OUTS", "DENIALS", "REDACTIONS", "COMMAND", "DEFINED AT"], &rows)
     })
 }
 

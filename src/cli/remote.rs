@@ -14,12 +14,12 @@ use crate::proto::v1::admin_client::AdminClient;
 
 /// A client of the admin service at this socket.
 pub async fn admin(socket: &Path) -> Result<AdminClient<Channel>, Failure> {
-    let channel = connect(socket).await.map_err(|detail| unreachable(socket, &detail))?;
+    let channel = connect(socket).await?;
     Ok(AdminClient::new(channel).max_decoding_message_size(64 * 1024 * 1024))
 }
 
 /// A channel to the daemon at this socket.
-async fn connect(socket: &Path) -> Result<Channel, String> {
+pub async fn connect(socket: &Path) -> Result<Channel, Failure> {
     let path = socket.to_path_buf();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
@@ -33,7 +33,7 @@ async fn connect(socket: &Path) -> Result<Channel, String> {
         while let Some(inner) = detail.source() {
             detail = inner;
         }
-        detail.to_string()
+        unreachable(socket, &detail.to_string())
     })
 }
 

@@ -88,7 +88,7 @@ impl Error {
     }
 
     /// An error that the daemon sent, or `None` where the connection broke and another may do.
-    pub(super) fn from_status(status: &Status) -> Option<Self> {
+    pub(crate) fn from_status(status: &Status) -> Option<Self> {
         let info = status.get_details_error_info()?;
         let reason = Reason::from_str_name(&format!("REASON_{}", info.reason)).unwrap_or_default();
         let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);

@@ -21,7 +21,7 @@ type Kind = (String, String, i32, String, bool);
 
 impl Reports {
     pub fn add(&self, found: Redacted) {
-        let Redacted { name, version, channel, encoding, count, stopped } = found;
+        let Redacted { name, version, channel, encoding, count, stopped, line: _ } = found;
         *self.lock().entry((name, version, channel, encoding, stopped)).or_default() += count;
         self.news.notify_one();
     }
@@ -35,6 +35,7 @@ impl Reports {
             encoding,
             count,
             stopped,
+            line: 0,
         };
         std::mem::take(&mut *self.lock()).into_iter().map(message).collect()
     }

@@ -1,4 +1,4 @@
-//! Durations as people write them.
+//! Durations and sizes as people write them.
 
 use std::time::Duration;
 
@@ -24,9 +24,37 @@ pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
     }
 }
 
+/// `"512K"`, `"64M"`, `"1G"`: bytes, by the 1,024.
+pub(super) fn bytes(text: &str) -> Result<u64, &'static str> {
+    let wrong = "is not a size: a whole number and one of K, M, G";
+    let split = text.len() - text.chars().next_back().map_or(0, char::len_utf8);
+    let unit = match &text[split..] {
+        "K" => 1 << 10,
+        "M" => 1 << 20,
+        "G" => 1 << 30,
+        _ => return Err(wrong),
+    };
+    if split == 0 || !text[..split].bytes().all(|b| b.is_ascii_digit()) {
+        return Err(wrong);
+    }
+    match text[..split].parse::<u64>().ok().and_then(|number| number.checked_mul(unit)) {
+        Some(0) => Err("is nothing at all"),
+        Some(total) if total < 1 << 50 => Ok(total),
+        _ => Err("is more than any host has"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!((bytes("512K"), bytes("1G")), (Ok(524_288), Ok(1 << 30)));
+        for bad in ["", "K", "1", "1k", "0M", "1.5G", "-1K", "1GB", "1 G", "99999999999999999999G", "1048576G", "1é"] {
+            assert!(bytes(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn durations() {

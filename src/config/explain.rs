@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{Config, spelling::nearest};
 use crate::{
     name::{SecretName, ToolName},
-    policy::{Delivery, Denial, Origin},
+    policy::{Denial, Origin},
 };
 
 /// The answer of `valetkey explain`.
@@ -20,6 +20,10 @@ pub struct Explanation {
     pub run_as: Vec<String>,
     /// Where not allowed: what to write, and into which file.
     pub missing: Option<String>,
+    /// How it reaches the process, where it may be had: `env`, `file`, `fd` or `rpc`, and the variable.
+    pub delivery: Option<String>,
+    /// What that shows to others on the host.
+    pub exposure: Option<String>,
 }
 
 /// Asks the policy about a caller that proves to be this tool and declares this secret. Whether a given process is the tool is
@@ -28,16 +32,25 @@ pub fn explain(config: &Config, tool: &ToolName, secret: &SecretName) -> Explana
     let run_as = config.policy.tool(tool.as_str()).map(|policy| policy.run_as.describe()).unwrap_or_default();
     match config.policy.explain(tool, secret) {
         Ok(rule) => {
-            let how = match &rule.delivery {
-                Delivery::Rpc => String::new(),
-                Delivery::Env(variable) => format!(", as the variable {variable} where a launcher starts it"),
-            };
-            let verdict = format!("tool {tool} may have {secret}{how}: {} says so", rule.origin);
-            Explanation { allowed: true, verdict, origin: Some(rule.origin.clone()), run_as, missing: None }
+            let canary = if config.policy.is_canary(secret) { ", a canary that nobody uses," } else { "" };
+            let how = rule.delivery.describe();
+            let verdict = format!("tool {tool} may have {secret}{canary} {how}: {} says so", rule.origin);
+            let word = rule.delivery.word();
+            Explanation {
+                allowed: true,
+                verdict,
+                origin: Some(rule.origin.clone()),
+                run_as,
+                missing: None,
+                delivery: Some(rule.delivery.variable().map_or_else(|| word.into(), |variable| format!("{word} {variable}"))),
+                exposure: Some(rule.delivery.exposure().into()),
+            }
         }
         Err(denial) => {
             let missing = missing(config, tool, secret, &denial);
-            Explanation { allowed: false, verdict: format!("{denial}"), origin: None, run_as, missing: Some(missing) }
+            let verdict = denial.to_string();
+            let (delivery, exposure) = (None, None);
+            Explanation { allowed: false, verdict, origin: None, run_as, missing: Some(missing), delivery, exposure }
         }
     }
 }

@@ -27,6 +27,31 @@ pub(super) fn looks_like_a_value(text: &str) -> bool {
     joined.len() >= 24 && all && inside && changes * 3 >= joined.len() - 1
 }
 
+/// Does a word of a command line, or the value of a variable, hold what is more likely a credential? Digests and places in a store of
+/// packages look random and are public: pinning by them is good practice.
+pub(super) fn holds_a_value(text: &str) -> bool {
+    let text = without_digests(text);
+    let pieces = text.split(|c: char| c.is_whitespace() || "=,;?&\"'".contains(c)).filter(|piece| !piece.is_empty());
+    pieces.into_iter().any(|piece| looks_like_a_value(piece) || has_password(piece))
+}
+
+/// `https://user:password@host`.
+fn has_password(text: &str) -> bool {
+    let authority = text.split_once("://").map_or("", |(_, rest)| rest.split('/').next().unwrap_or_default());
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.split_once(':').is_some_and(|(_, password)| !password.is_empty()))
+}
+
+fn without_digests(text: &str) -> String {
+    let mut left = String::new();
+    let mut rest = text;
+    while let Some((at, mark)) = ["sha256:", "sha512:", "/nix/store/"].iter().filter_map(|mark| Some((rest.find(mark)?, *mark))).min()
+    {
+        left.push_str(&rest[..at]);
+        rest = rest[at + mark.len()..].trim_start_matches(|c: char| c.is_ascii_hexdigit() || (mark.starts_with('/') && c.is_ascii_alphanumeric()));
+    }
+    left + rest
+}
+
 /// May this unknown key be repeated in a report? Only what reads as an option's name: `rotate-every`, `run_as`, `sha256`.
 pub(super) fn may_be_shown(key: &str) -> bool {
     let word = |word: &str| {
@@ -102,6 +127,31 @@ mod tests {
             "pypi-upload-token",
         ] {
             assert!(!looks_like_a_value(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_told_from_words_of_a_command() {
+        for value in [
+            "--token=ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+            "Authorization: Bearer sk_live_51Hq7XzA9q2LmN",
+            "postgresql://app:hunter2@db.example.com/orders",
+            "https://user:markerpassword@example.com",
+            "d41d8cd98f00b204e9800998ecf8427e",
+        ] {
+            assert!(holds_a_value(value), "{value}");
+        }
+        for word in [
+            "-y",
+            "@modelcontextprotocol/server-everything@2026.8.31",
+            "--endpoint=https://api.example.com/v1",
+            "ghcr.io/github/github-mcp-server@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "/nix/store/3n58xw4373jp0ljirf06d8077j15pc4j-nodejs-20.11.0/bin/node",
+            "http://proxy.example.com:3128",
+            "user@example.com",
+            "production",
+        ] {
+            assert!(!holds_a_value(word), "{word}");
         }
     }
 

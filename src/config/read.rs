@@ -234,6 +234,41 @@ impl<'a> Section<'a> {
         self.count(key, most.into()).and_then(|count| count.try_into().ok())
     }
 
+    /// Texts in a list, each made into something. An empty list is one; what `parse` answers in place of an item must not repeat it.
+    pub fn list<T, E: Display>(&self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
+        self.items(key, "a list of texts", |item| match item.as_str() {
+            Some(text) => parse(text).map_err(|why| self.reject(key, format_args!("holds an item that {why}"))).ok(),
+            None => {
+                self.reject(key, format_args!("must be a list of texts, and holds {}", kind(item)));
+                None
+            }
+        })
+    }
+
+    /// A list that is not empty, whatever is in it; or something else, which is reported where it is read.
+    pub fn is_list_with_items(&self, key: &str) -> bool {
+        self.value(key).and_then(|value| value.as_array()).is_none_or(|list| list.iter().next().is_some())
+    }
+
+    /// Whole numbers from 1 to `most` in a list.
+    pub fn numbers(&self, key: &str, most: u64) -> Option<Vec<u64>> {
+        self.items(key, "a list of whole numbers", |item| {
+            let number = item.as_integer().and_then(|number| u64::from_str_radix(number.as_str(), number.radix()).ok());
+            let number = number.filter(|number| (1..=most).contains(number));
+            if number.is_none() {
+                self.reject(key, format_args!("must be a list of whole numbers from 1 to {most}"));
+            }
+            number
+        })
+    }
+
+    /// `None` where anything in the list is wrong.
+    fn items<T>(&self, key: &str, wanted: &str, take: impl Fn(&'a DeValue<'a>) -> Option<T>) -> Option<Vec<T>> {
+        let list = self.typed(key, wanted, |value| value.as_array())?;
+        let taken: Vec<_> = list.iter().map(|item| take(item.get_ref())).collect();
+        taken.into_iter().collect()
+    }
+
     pub fn duration(&self, key: &str) -> Option<Duration> {
         self.parsed(key, duration)
     }

@@ -38,6 +38,8 @@ pub struct SecretSettings {
     pub reaches: Vec<Reach>,
     /// How often it should change. Kept for reports; nothing rotates by itself.
     pub rotate_every: Option<Duration>,
+    /// Nobody uses it: where it shows up, something has leaked.
+    pub canary: bool,
 }
 
 /// A system that a secret opens.
@@ -77,6 +79,7 @@ pub(super) const KEYS: &[Key] = &[
     key("environment", "\"prod\""),
     key("reaches", "[{ system = \"api.stripe.com\", privilege = \"write\" }]"),
     key("rotate-every", "\"30d\""),
+    key("canary", "true"),
 ];
 pub(super) const REACHES_KEYS: &[Key] =
     &[key("system", "\"api.stripe.com\""), key("privilege", "\"read\", \"write\" or \"admin\"")];
@@ -117,6 +120,11 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
         section.parsed("environment", |text| if text.len() <= 64 { Ok(text.into()) } else { Err("is longer than 64 bytes") });
     let reaches = reaches(&section);
     let rotate_every = section.duration("rotate-every");
+    let canary = section.boolean("canary").unwrap_or(false);
+    if canary && section.has("reaches") {
+        let what = format!("`reaches` in {} has no meaning: a canary opens nothing, or it is a secret like any other", section.title);
+        section.warn(section.line_of("reaches"), what, "canary = true without `reaches`, and a value that opens nothing");
+    }
     let origin = Origin { file: named.doc.file.clone(), line: named.line };
     Some(SecretSettings {
         origin,
@@ -129,6 +137,7 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
         environment,
         reaches,
         rotate_every,
+        canary,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Defined, identity,
+    Defined, identity, launch,
     read::{Key, Named, Section, key},
     secrets::SecretSettings,
     spelling::nearest,
@@ -20,8 +20,17 @@ pub(super) const KEYS: &[Key] = &[
     key("run-as", "{ unit = \"mcp-billing.service\" }"),
     key("secrets", "secrets.\"stripe/api-key\" = { env = \"STRIPE_SECRET_KEY\" }"),
     key("limits", "{ per-minute = 600, concurrent = 16, per-session = 10000 }"),
+    key("command", "[\"npx\", \"-y\", \"server@1.2.3\"]"),
+    key("environment", "[\"HTTPS_PROXY\", \"NODE_ENV=production\"]"),
+    key("inherit", "false"),
+    key("redact", "true"),
+    key("redact-shapes", "false"),
+    key("on-redaction", "\"report\""),
+    key("on-rotation", "\"notify-only\""),
+    key("sandbox", "{ read = [\"/usr\"], connect = [443] }"),
 ];
-pub(super) const GRANT_KEYS: &[Key] = &[key("env", "\"STRIPE_SECRET_KEY\"")];
+pub(super) const GRANT_KEYS: &[Key] =
+    &[key("env", "\"STRIPE_SECRET_KEY\""), key("file", "\"STRIPE_SECRET_KEY_FILE\""), key("fd", "\"STRIPE_SECRET_KEY_FILE\"")];
 pub(super) const LIMITS_KEYS: &[Key] = &[key("per-minute", "600"), key("concurrent", "16"), key("per-session", "10000")];
 
 pub(super) const NAME_RULE: &str = "[tool.billing]: lower-case letters, digits and `._-`, at most 64";
@@ -42,8 +51,9 @@ pub(super) fn read(named: &Named<'_, ToolName>, secrets: &Defined<SecretName, Se
     };
     let grants = grants(&section, secrets);
     let limits = section.section("limits", LIMITS_KEYS, &[]).map(|section| limits(&section)).unwrap_or_default();
+    let launch = launch::read(&section, &run_as, &grants);
     let origin = Origin { file: named.doc.file.clone(), line: named.line };
-    Some(ToolPolicy { description, run_as, grants, limits, origin })
+    Some(ToolPolicy { description, run_as, grants, limits, launch, origin })
 }
 
 fn limits(section: &Section<'_>) -> Limits {
@@ -58,6 +68,10 @@ fn limits(section: &Section<'_>) -> Limits {
 fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> BTreeMap<SecretName, Rule> {
     let mut grants = BTreeMap::new();
     if !tool.has("secrets") {
+        // One that is only launched needs none.
+        if tool.has("command") {
+            return grants;
+        }
         tool.warn(tool.line, format!("{} may have no secret", tool.title), "secrets.\"NAME\" = {}");
         return grants;
     }
@@ -71,9 +85,9 @@ fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> 
         let title =
             if known { format!("`secrets.\"{}\"` of {}", named.name, tool.title) } else { format!("a grant of {}", tool.title) };
         let Some(section) = named.open(title, "secrets.\"NAME\" = {}", GRANT_KEYS, &[]) else { continue };
-        let variable = section.text("env").filter(|variable| usable(&section, variable, &named.name, known)).map(String::from);
-        if let Some(variable) = &variable
-            && let Some(other) = variables.insert(variable.clone(), named.name.clone())
+        let delivery = delivery(&section, &named.name, known);
+        if let Some(variable) = delivery.variable()
+            && let Some(other) = variables.insert(variable.to_owned(), named.name.clone())
             && known
         {
             let why = if secrets.names.contains_key(&other) {
@@ -81,22 +95,44 @@ fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> 
             } else {
                 "is taken".into()
             };
-            section.reject_for("env", why, format!("env = \"{}\"", suggested(named.name.as_str())));
+            let key = delivery.word();
+            section.reject_for(key, why, format!("{key} = \"{}\"", suggestion(key, Some(named.name.as_str()))));
         }
         let origin = Origin { file: named.doc.file.clone(), line: named.line };
-        grants.insert(named.name, Rule { delivery: variable.map_or(Delivery::Rpc, Delivery::Env), origin });
+        grants.insert(named.name, Rule { delivery, origin });
     }
     grants
 }
 
-fn usable(grant: &Section<'_>, variable: &str, secret: &SecretName, known: bool) -> bool {
-    let instead = if known { suggested(secret.as_str()) } else { "STRIPE_SECRET_KEY".into() };
-    if !is_variable(variable) {
-        grant.reject_for("env", "is not the name of an environment variable", format!("env = \"{instead}\""));
-    } else if is_reserved_variable(variable) {
-        grant.reject_for("env", "is a variable that decides what programs run or trust", format!("env = \"{instead}\""));
+/// One way to reach the process, or none: then the tool asks.
+fn delivery(grant: &Section<'_>, secret: &SecretName, known: bool) -> Delivery {
+    let ways: [(&str, fn(String) -> Delivery); 3] = [("env", Delivery::Env), ("file", Delivery::File), ("fd", Delivery::Fd)];
+    let given: Vec<_> = ways.into_iter().filter(|(key, _)| grant.has(key)).collect();
+    if let [_, (second, _), ..] = given.as_slice() {
+        grant.reject_for(second, "stands beside another way to deliver the same secret", "one of: env, file, fd");
     }
-    is_variable(variable) && !is_reserved_variable(variable)
+    let secret = known.then(|| secret.as_str());
+    let usable = given.iter().filter_map(|(key, way)| Some((usable(grant, key, secret)?, way)));
+    usable.last().map_or(Delivery::Rpc, |(variable, way)| way(variable.into()))
+}
+
+fn usable<'a>(grant: &Section<'a>, key: &str, secret: Option<&str>) -> Option<&'a str> {
+    let variable = grant.text(key)?;
+    let instead = || format!("{key} = \"{}\"", suggestion(key, secret));
+    if !is_variable(variable) {
+        grant.reject_for(key, "is not the name of an environment variable", instead());
+    } else if is_reserved_variable(variable) {
+        grant.reject_for(key, "is a variable that decides what programs run or trust", instead());
+    } else {
+        return Some(variable);
+    }
+    None
+}
+
+/// The name of a secret that nothing defines may be a credential: nothing is made of it.
+fn suggestion(key: &str, secret: Option<&str>) -> String {
+    let variable = secret.map_or_else(|| "STRIPE_SECRET_KEY".into(), suggested);
+    if key == "env" { variable } else { format!("{variable}_FILE") }
 }
 
 fn undefined(tool: &Section<'_>, grant: &Named<'_, SecretName>, secrets: &Defined<SecretName, SecretSettings>) {

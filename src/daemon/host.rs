@@ -374,11 +374,20 @@ impl Host for Operations {
                 origin: String::new(),
                 run_as: Vec::new(),
                 missing: "`valetkey tools` and `valetkey secrets` list the names there are".into(),
+                delivery: String::new(),
+                exposure: String::new(),
             };
         };
-        let config::Explanation { allowed, verdict, origin, run_as, missing } = config::explain(&self.config(), &tool, &secret);
-        let origin = origin.map(|origin| origin.to_string()).unwrap_or_default();
-        Explanation { allowed, verdict, origin, run_as, missing: missing.unwrap_or_default() }
+        let explained = config::explain(&self.config(), &tool, &secret);
+        Explanation {
+            allowed: explained.allowed,
+            verdict: explained.verdict,
+            origin: explained.origin.map(|origin| origin.to_string()).unwrap_or_default(),
+            run_as: explained.run_as,
+            missing: explained.missing.unwrap_or_default(),
+            delivery: explained.delivery.unwrap_or_default(),
+            exposure: explained.exposure.unwrap_or_default(),
+        }
     }
 
     fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>> {

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed, tim
 use tonic::{Request, Response, Status};
 use tracing::info;
 
+use super::redact;
 use crate::{
     attest::Caller,
     broker::Broker,
     name::{SecretName, SourceName, ToolName},
+    policy::Delivery,
     proto::v1::{self, admin_server},
     refresh::{LastGoodState, Refreshed, SourceState},
     session::{End, Form, Session},
@@ -82,6 +84,8 @@ pub struct Explanation {
     pub origin: String,
     pub run_as: Vec<String>,
     pub missing: String,
+    pub delivery: String,
+    pub exposure: String,
 }
 
 /// What a reload did.
@@ -127,8 +131,16 @@ impl AdminService {
             handouts: tally.handouts.load(Relaxed),
             denials: tally.denials.load(Relaxed),
             origin: tool.origin.to_string(),
+            redactions: tally.redactions.load(Relaxed),
+            command: tool.launch.command.clone(),
+            deliveries: tool.grants.iter().map(|(secret, rule)| delivery(secret, &rule.delivery)).collect(),
         }
     }
+}
+
+fn delivery(secret: &SecretName, delivery: &Delivery) -> v1::ToolDelivery {
+    let variable = delivery.variable().unwrap_or_default().to_owned();
+    v1::ToolDelivery { secret: secret.to_string(), by: delivery.word().into(), variable }
 }
 
 fn source(name: &SourceName, facts: SourceFacts, secrets: u64) -> v1::SourceStatus {
@@ -188,7 +200,12 @@ fn session(session: &Session) -> v1::SessionInfo {
         scope: session.scope.secrets().map(ToString::to_string).collect(),
         held: held.map(|(name, version)| v1::VersionedSecret { name: name.to_string(), version: version.to_string() }).collect(),
         handouts: session.handouts.load(Relaxed),
-        form: if session.form() == Form::Stream { "stream" } else { "unary" }.into(),
+        form: match session.form() {
+            Form::Stream => "stream",
+            Form::Process => "process",
+            Form::Unary { .. } => "unary",
+        }
+        .into(),
     }
 }
 
@@ -279,8 +296,18 @@ impl admin_server::Admin for AdminService {
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
         self.operator(&request)?;
         let v1::ExplainRequest { tool, secret } = request.get_ref();
-        let Explanation { allowed, verdict, origin, run_as, missing } = self.host.explain(tool, secret);
-        Ok(Response::new(v1::ExplainResponse { allowed, verdict, origin, run_as, missing }))
+        let Explanation { allowed, verdict, origin, run_as, missing, delivery, exposure } = self.host.explain(tool, secret);
+        Ok(Response::new(v1::ExplainResponse { allowed, verdict, origin, run_as, missing, delivery, exposure }))
+    }
+
+    type RedactStream = redact::Answers;
+
+    async fn redact(&self, request: Request<tonic::Streaming<v1::RedactRequest>>) -> Result<Response<Self::RedactStream>, Status> {
+        let operator = self.operator(&request)?;
+        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator has a text cleaned");
+        let redactor = self.broker.store().redactor().clone();
+        let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, Vec::new(), request.into_inner());
+        Ok(Response::new(answers))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Result<Response<v1::RefreshResponse>, Status> {

@@ -12,6 +12,7 @@ use tonic::{Status, body::Body};
 
 use super::{
     frame::{self, Out},
+    launch,
     requests::Requests,
     status,
 };
@@ -28,7 +29,7 @@ use crate::{
 };
 
 /// A stream that has not said what it wants by then is closed.
-const OPEN_WITHIN: Duration = Duration::from_secs(10);
+pub const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers one `Session` call.
 pub fn serve(broker: Arc<Broker>, caller: Arc<Caller>, request: http::Request<Body>) -> http::Response<Body> {
@@ -60,8 +61,11 @@ async fn tell(
                     out.send(answer(Response::Failed(failed(0, ack.name, &refused)))).await;
                 }
             }
-            // Reports come from launchers, which no policy can ask for yet.
-            Next::Request(Request::Redacted(_)) => return Err(status::bad_request("this session has no launcher")),
+            Next::Request(Request::Redacted(found)) => {
+                if let Err(refused) = broker.redacted(&**caller, &session, &launch::report(&found)?) {
+                    return Err(status::refused(&refused));
+                }
+            }
             Next::Request(Request::Open(_)) => {
                 return Err(status::bad_request("this stream is open: open another for another scope"));
             }
@@ -90,7 +94,8 @@ async fn open(
 
 /// What an `Open` says.
 pub fn declaration(open: &Open) -> Declaration<'_> {
-    Declaration { tool: &open.tool, scope: &open.scope, purpose: &open.purpose }
+    let launch = open.launch.as_ref().map(|launch| launch.command.as_slice());
+    Declaration { tool: &open.tool, scope: &open.scope, purpose: &open.purpose, launch }
 }
 
 /// Ends the session when its process ends, whoever else may hold the other end of the socket by then.
@@ -184,7 +189,7 @@ pub fn scope_versions(broker: &Broker, session: &Session) -> Versions {
 pub fn opened(session: &Session, versions: &Versions) -> Opened {
     let version = |held: &Option<(Version, Serial)>| held.as_ref().map(|(version, _)| version.to_string()).unwrap_or_default();
     let secrets = versions.iter().map(|(name, v)| VersionedName { name: name.to_string(), version: version(v) });
-    Opened { session: session.id.to_string(), secrets: secrets.collect(), expires: None, plan: None }
+    Opened { session: session.id.to_string(), secrets: secrets.collect(), expires: None, plan: session.plan.as_ref().map(launch::plan) }
 }
 
 /// An end that the tool did not ask for.
@@ -217,6 +222,8 @@ struct CloseOnDrop<'a> {
 
 impl Drop for CloseOnDrop<'_> {
     fn drop(&mut self) {
-        self.broker.close(self.session, End::Closed);
+        if self.session.is_its_stream() {
+            self.broker.close(self.session, End::Closed);
+        }
     }
 }

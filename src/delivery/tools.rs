@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, body::Body, server::NamedService};
 use tower_service::Service;
 
 use super::{
-    frame,
+    frame, redact,
     requests::{MAX_REQUEST, Requests},
     status, stream,
 };
@@ -22,7 +22,7 @@ use crate::{
     broker::{Broker, Refused},
     proto::v1::{
         AcknowledgeVersionRequest, AcknowledgeVersionResponse, CloseSessionRequest, CloseSessionResponse, GetSecretsRequest,
-        GetSecretsResponse, Open, Opened, RedactRequest, RedactResponse, RenewSessionRequest, SecretEvent, SessionRequest,
+        GetSecretsResponse, Open, Opened, RedactRequest, RenewSessionRequest, SecretEvent, SessionRequest,
         SessionResponse, WatchSecretsRequest, broker_server, secret_event::Event,
     },
     session::{End, Session},
@@ -114,6 +114,10 @@ fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
     request.extensions().get::<Arc<Caller>>().cloned().ok_or_else(unattested)
 }
 
+fn bad_first() -> Status {
+    status::bad_request("the first request names an open session of this process")
+}
+
 fn refused(refused: Refused) -> Status {
     status::refused(&refused)
 }
@@ -123,10 +127,17 @@ impl broker_server::Broker for Unary {
     type SessionStream = tokio_stream::Empty<Result<SessionResponse, Status>>;
     type WatchSecretsStream = Pin<Box<dyn Stream<Item = Result<SecretEvent, Status>> + Send>>;
 
-    type RedactStream = tokio_stream::Empty<Result<RedactResponse, Status>>;
+    type RedactStream = redact::Answers;
 
-    async fn redact(&self, _: Request<tonic::Streaming<RedactRequest>>) -> Result<Response<Self::RedactStream>, Status> {
-        Err(Status::unimplemented("not in this version"))
+    async fn redact(&self, request: Request<tonic::Streaming<RedactRequest>>) -> Result<Response<Self::RedactStream>, Status> {
+        let caller = caller(&request)?;
+        let mut requests = request.into_inner();
+        let first = tokio::time::timeout(stream::OPEN_WITHIN, requests.message()).await;
+        let Ok(Some(RedactRequest { session, text })) = first.map_err(|_| bad_first())? else { return Err(bad_first()) };
+        let session = self.broker.session(&*caller, &session).map_err(refused)?;
+        let redactor = self.broker.redactor_for(&*caller, &session).map_err(refused)?;
+        let asks = redact::Asks::Tool(session);
+        Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, text.into(), requests)))
     }
 
     async fn session(&self, _: Request<tonic::Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
@@ -139,6 +150,9 @@ impl broker_server::Broker for Unary {
 
     async fn open_session(&self, request: Request<Open>) -> Result<Response<Opened>, Status> {
         let caller = caller(&request)?;
+        if request.get_ref().launch.is_some() {
+            return Err(status::bad_request("a launcher opens its session as a stream, which it reports on"));
+        }
         let session = self.broker.open(&*caller, &stream::declaration(request.get_ref()), true).map_err(refused)?;
         stream::end_with_process(&self.broker, &caller, &session);
         let expires = self.broker.renew(&*caller, &session).map_err(refused)?;

@@ -25,6 +25,7 @@ fn tool(run_as: RunAs, secrets: &[&str]) -> ToolPolicy {
         run_as,
         grants: secrets.iter().map(rule).collect(),
         limits: Limits::default(),
+        launch: Launch::default(),
         origin: origin(),
     }
 }
@@ -48,7 +49,7 @@ fn open(policy: &Policy, peer: &Peer, tool: &str, scope: &[&str]) -> Result<Scop
     match policy.decide(peer, &Request::Open { tool: &tool, scope: &scope }) {
         Decision::AllowSession(scope) => Ok(scope),
         Decision::Deny(denial) => Err(denial),
-        Decision::Allow(_) => unreachable!("a session was asked for"),
+        _ => unreachable!("a session was asked for"),
     }
 }
 
@@ -56,7 +57,7 @@ fn get(policy: &Policy, peer: &Peer, scope: &Scope, secret: &str) -> Result<Stri
     match policy.decide(peer, &Request::Get { scope, secret }) {
         Decision::Allow(grant) => Ok(grant.secret().to_string()),
         Decision::Deny(denial) => Err(denial),
-        Decision::AllowSession(_) => unreachable!("a secret was asked for"),
+        _ => unreachable!("a secret was asked for"),
     }
 }
 
@@ -156,5 +157,74 @@ proptest! {
             let may_have = asker == *uid && declared.contains(&name) && granted.contains(&name);
             prop_assert_eq!(get(&now_policy, &peer(asker, None), &scope, name).is_ok(), may_have);
         }
+    }
+}
+
+fn launchable(command: &[&str]) -> Policy {
+    let mut tool = tool(user(1), &["a", "b", "c"]);
+    for (secret, delivery) in [("a", Delivery::Env("A".into())), ("b", Delivery::Fd("B_FILE".into()))] {
+        tool.grants.get_mut(secret).unwrap().delivery = delivery;
+    }
+    tool.launch.command = words(command);
+    let secrets = names(&["a", "b", "c"]).into_iter().collect();
+    Policy::new([("server".parse().unwrap(), tool)].into(), secrets).with_canaries([names(&["b"]).remove(0)].into())
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(ToString::to_string).collect()
+}
+
+fn launch(policy: &Policy, peer: &Peer, command: &[&str]) -> Result<(Scope, Plan), Denial> {
+    let (tool, command) = ("server".parse().unwrap(), words(command));
+    match policy.decide(peer, &Request::Launch { tool: &tool, command: &command }) {
+        Decision::AllowLaunch(scope, plan) => Ok((scope, plan)),
+        Decision::Deny(denial) => Err(denial),
+        _ => unreachable!("a launch was asked for"),
+    }
+}
+
+#[test]
+fn a_launch_has_what_is_delivered_and_no_more() {
+    let (scope, plan) = launch(&launchable(&[]), &peer(1, None), &["node", "index.js"]).unwrap();
+    assert_eq!(scope.secrets().map(SecretName::as_str).collect::<Vec<_>>(), ["a", "b"], "what is had over gRPC is not in it");
+    assert_eq!(plan.command, ["node", "index.js"]);
+    let canaries: Vec<_> = plan.secrets.iter().map(|one| (one.to.variable(), one.canary)).collect();
+    assert_eq!(canaries, [(Some("A"), false), (Some("B_FILE"), true)]);
+    assert!(matches!(launch(&launchable(&[]), &peer(2, None), &["node"]), Err(Denial::NotThisTool { .. })));
+}
+
+#[test]
+fn a_pinned_command_is_the_only_one() {
+    let pinned = launchable(&["/usr/bin/npx", "-y", "server"]);
+    let me = peer(1, None);
+    for same in [&[][..], &["/usr/bin/npx", "-y", "server"]] {
+        assert_eq!(launch(&pinned, &me, same).unwrap().1.command, ["/usr/bin/npx", "-y", "server"]);
+    }
+    for other in [&["env"][..], &["/usr/bin/npx"], &["/usr/bin/npx", "-y", "server", "more"], &["npx", "-y", "server"]] {
+        let denial = launch(&pinned, &me, other).unwrap_err();
+        assert!(matches!(denial, Denial::Command(BadCommand::Other { .. })), "{other:?}");
+        assert!(!denial.to_string().contains("more"), "arguments are not repeated");
+    }
+    assert!(matches!(launch(&launchable(&[]), &me, &[]), Err(Denial::Command(BadCommand::None(_)))));
+}
+
+#[test]
+fn what_is_launched_goes_on_while_policy_would_launch_it_again() {
+    let (me, command) = (peer(1, None), words(&["node"]));
+    let (scope, _) = launch(&launchable(&[]), &me, &["node"]).unwrap();
+    let keeps = |policy: &Policy, command: Option<&[String]>| {
+        matches!(policy.decide(&me, &Request::Keep(Kept { scope: &scope, command })), Decision::AllowSession(_))
+    };
+    assert!(keeps(&launchable(&[]), Some(&command)) && keeps(&launchable(&["node"]), Some(&command)));
+    assert!(!keeps(&launchable(&["python"]), Some(&command)), "pinned to another since");
+    assert!(keeps(&launchable(&["python"]), None), "of a session that nobody launched, the command is no matter");
+    assert!(!keeps(&Policy::new([("server".parse().unwrap(), tool(user(1), &["a"]))].into(), BTreeSet::new()), Some(&command)));
+}
+
+#[test]
+fn a_programs_name_is_all_that_is_said_of_a_command() {
+    let long = "x".repeat(100);
+    for (path, name) in [("/usr/bin/npx", "npx"), ("n\u{1b}[31m", "n?[31m"), ("", ""), (long.as_str(), &long[..64])] {
+        assert_eq!(super::launch::program(&words(&[path, "--token=x"])), name);
     }
 }

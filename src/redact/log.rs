@@ -5,10 +5,14 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
+    borrow::Cow,
     fmt,
     io::{self, Write},
     panic::{self, PanicHookInfo},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     thread,
 };
 
@@ -27,6 +31,20 @@ pub enum Format {
     Human,
     /// One JSON object a line.
     Json,
+}
+
+/// Lines that held a value, of every log of this process. A log line about it would be one more to filter: it is counted, no more.
+static REDACTED: AtomicU64 = AtomicU64::new(0);
+
+/// Lines of the log, and messages of panics, that a value was taken out of since the process started.
+pub fn redacted_lines() -> u64 {
+    REDACTED.load(Relaxed)
+}
+
+fn count<T: ToOwned + ?Sized>(clean: &Cow<'_, T>) {
+    if matches!(clean, Cow::Owned(_)) {
+        REDACTED.fetch_add(1, Relaxed);
+    }
 }
 
 /// The level filter makes no sense.
@@ -113,6 +131,7 @@ impl<W: Write> Write for Event<'_, W> {
 impl<W: Write> Drop for Event<'_, W> {
     fn drop(&mut self) {
         let clean = self.to.redactor.redact(&self.text);
+        count(&clean);
         let mut inner = self.to.inner.lock().unwrap_or_else(PoisonError::into_inner);
         // There is nowhere to say that the log cannot be written.
         drop(inner.write_all(&clean).and_then(|()| inner.flush()));
@@ -129,6 +148,7 @@ pub fn install_panic_hook(redactor: Redactor, to: impl Write + Send + 'static) {
     panic::set_hook(Box::new(move |info| {
         let text = PanicText(info).to_string();
         let clean = redactor.redact_str(&text);
+        count(&clean);
         // Only other threads' panics wait here: one from within this hook ends the process at once.
         let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
         drop(to.write_all(clean.as_bytes()).and_then(|()| to.flush()));

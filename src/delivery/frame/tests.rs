@@ -21,6 +21,7 @@ fn handout(value: &[u8]) -> Handout {
         run_as: RunAs::default(),
         grants: [(secret.clone(), rule)].into(),
         limits: Limits::default(),
+        launch: Default::default(),
         origin,
     };
     let name: crate::name::ToolName = "billing".parse().unwrap();

@@ -22,7 +22,8 @@ use crate::{
         status,
     },
     measure::{BOUNDS, Latency},
-    name::SourceName,
+    name::{SourceName, ToolName},
+    redact::log,
     store::Absent,
 };
 
@@ -151,11 +152,42 @@ impl Facts {
             "Sessions and secrets that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.",
             refusals,
         )?;
+        self.redactions(page, &tools)?;
         let latency = [(NO_LABELS, self.broker.latency())];
         page.histogram(
             "handout_duration",
             "Time to attest, decide and read what one call asks for; refusals are not in it.",
             latency,
+        )
+    }
+}
+
+impl Facts {
+    fn redactions(&self, page: &mut Page<'_>, tools: &[&ToolName]) -> fmt::Result {
+        let listing = self.broker.store().listing();
+        let redactions = self.broker.redactions();
+        let known = redactions.iter().filter(|(kind, _)| {
+            kind.tool.as_ref().is_none_or(|tool| tools.contains(&tool))
+                && kind.secret.as_ref().is_none_or(|secret| listing.contains_key(secret))
+        });
+        let samples = known.map(|(kind, count)| {
+            let labels = [
+                ("tool", kind.tool.as_ref().map_or("", |tool| tool.as_str())),
+                ("secret", kind.secret.as_ref().map_or("", |secret| secret.as_str())),
+                ("channel", kind.channel.word()),
+                ("encoding", kind.encoding),
+            ];
+            (labels, *count)
+        });
+        page.counter(
+            "redactions",
+            "Values found in what launched tools wrote, and in texts given to be cleaned. No tool: an operator's text. No secret: the shape of a key.",
+            samples,
+        )?;
+        page.counter(
+            "log_redactions",
+            "Lines of the daemon's own log that a value was taken out of: there should be none.",
+            [(NO_LABELS, log::redacted_lines())],
         )
     }
 }

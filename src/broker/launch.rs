@@ -1,0 +1,146 @@
+//! What a launcher asks for: a session for the process that it starts, and a place to report what that process wrote.
+
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+
+use tracing::warn;
+
+use super::{
+    Broker, Refused,
+    redactions::{Channel, Find, Kind},
+};
+use crate::{
+    limits::{Limits, RetryAfter},
+    name::{SecretName, ToolName, Version},
+    peer::{Peer, Witness},
+    policy::{Decision, Plan, Request, Scope},
+    redact::{Form, Redactor, lines::Hit},
+    session::Session,
+};
+
+/// What a launcher says that it found.
+#[derive(Debug)]
+pub struct Report<'a> {
+    pub secret: &'a str,
+    pub version: &'a str,
+    pub channel: Channel,
+    pub encoding: &'a str,
+    pub count: u64,
+    pub stopped: bool,
+}
+
+/// Words of a command.
+const MOST_WORDS: usize = 1000;
+/// Finds in one report. A launcher sums up what comes at once; more is nonsense.
+const MOST_FINDS: u64 = 1_000_000;
+/// Kibibytes of text a minute that the daemon cleans for one tool, over all its calls. Who asks what a text turns into can test guesses
+/// at values: this bounds how many.
+const CLEANED_PER_MINUTE: u32 = 16 * 1024;
+
+const FORMS: [Form; 8] =
+    [Form::Raw, Form::Escaped, Form::Percent, Form::Hex, Form::Base64, Form::Bytes, Form::Utf16, Form::Shape];
+
+impl Broker {
+    /// What policy delivers to a process that is launched as this tool, all of it there to be had now; or nothing is launched.
+    pub(super) fn accept_launch(&self, peer: &Peer, tool: &ToolName, command: &[String]) -> Result<(Scope, Plan), Refused> {
+        if command.len() > MOST_WORDS || command.iter().any(|word| word.contains('\0')) || command.first().is_some_and(String::is_empty)
+        {
+            return Err(Refused::bad_request(format!("a command is a program and at most {MOST_WORDS} words, without NUL")));
+        }
+        let policy = self.policy();
+        let (scope, plan) = match policy.decide(peer, &Request::Launch { tool, command }) {
+            Decision::AllowLaunch(scope, plan) => (scope, plan),
+            Decision::Deny(denial) => return Err(self.deny(peer, tool, Refused::denied(&denial), &denial)),
+            Decision::AllowSession(_) | Decision::Allow(_) => unreachable!("policy answers the question it is asked"),
+        };
+        for secret in scope.secrets() {
+            let Decision::Allow(grant) = policy.decide(peer, &Request::Get { scope: &scope, secret: secret.as_str() }) else {
+                unreachable!("policy grants what it put into the scope");
+            };
+            if let Err(absent) = self.store.read(&grant) {
+                warn!(%tool, pid = peer.process.pid, %secret, program = plan.program(), "not launched, because a secret is not to be had: {absent}");
+                return Err(Refused::unavailable(secret));
+            }
+        }
+        Ok((scope, plan))
+    }
+
+    /// A launcher found a value in what its tool wrote.
+    pub fn redacted(&self, witness: &dyn Witness, session: &Session, report: &Report<'_>) -> Result<(), Refused> {
+        self.still(witness, session)?;
+        if session.plan.is_none() {
+            return Err(Refused::bad_request("only a launcher reports what was found: this session has none".into()));
+        }
+        let form = FORMS.into_iter().find(|form| form.as_str() == report.encoding);
+        let form = form.ok_or_else(|| Refused::bad_request("an encoding is one of the words of the contract".into()))?;
+        if !(1..=MOST_FINDS).contains(&report.count) {
+            return Err(Refused::bad_request(format!("a report tells of 1 to {MOST_FINDS} finds")));
+        }
+        let (secret, version) = match form {
+            Form::Shape => (None, None),
+            _ => (Some(in_scope(session, report.secret)?), Some(version(report.version)?)),
+        };
+        self.count_find(session, secret, version, report.channel, form, report.count, report.stopped);
+        Ok(())
+    }
+
+    /// What cleans a text for the process of this session, and counts as one request of its tool.
+    pub fn redactor_for(&self, witness: &dyn Witness, session: &Session) -> Result<Redactor, Refused> {
+        self.still(witness, session)?;
+        if let Some(tool) = self.policy().tool(session.tool().as_str()) {
+            let taken = session.tally.meter.take(&tool.limits, 1, self.uptime());
+            taken.map_err(|RetryAfter(wait)| Refused::limit("requests a minute", Some(wait)))?;
+        }
+        Ok(self.store.redactor().clone())
+    }
+
+    /// Takes the cost of cleaning this much text, or says how long it must wait.
+    pub fn take_cleaning(&self, session: &Session, bytes: usize) -> Result<(), Duration> {
+        let limits = Limits { per_minute: CLEANED_PER_MINUTE, ..Limits::default() };
+        let taken = session.tally.cleaned.take(&limits, bytes.div_ceil(1024) as u64, self.uptime());
+        taken.map_err(|RetryAfter(wait)| wait)
+    }
+
+    /// What was found in a text that the process of this session had cleaned.
+    pub fn found_in_text(&self, session: &Session, hits: &[Hit]) {
+        for hit in hits {
+            self.count_find(session, Some(hit.secret.clone()), Some(hit.version.clone()), Channel::Text, hit.form, 1, false);
+        }
+    }
+
+    /// The same for an operator's text.
+    pub fn found_in_operators_text(&self, hits: &[Hit]) {
+        for hit in hits {
+            let kind = Kind { tool: None, secret: Some(hit.secret.clone()), channel: Channel::Text, encoding: hit.form.as_str() };
+            let canary = self.policy().is_canary(&hit.secret);
+            let version = Some(hit.version.clone());
+            self.redactions.add(Find { kind, session: None, version, count: 1, stopped: false, canary }, self.uptime());
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one event")]
+    fn count_find(
+        &self,
+        session: &Session,
+        secret: Option<SecretName>,
+        version: Option<Version>,
+        channel: Channel,
+        form: Form,
+        count: u64,
+        stopped: bool,
+    ) {
+        session.tally.redactions.fetch_add(count, Relaxed);
+        let canary = secret.as_ref().is_some_and(|secret| self.policy().is_canary(secret));
+        let kind = Kind { tool: Some(session.tool().clone()), secret, channel, encoding: form.as_str() };
+        self.redactions.add(Find { kind, session: Some(session.id), version, count, stopped, canary }, self.uptime());
+    }
+}
+
+/// Only names of the scope are counted and told, or who makes names up would fill memory and log.
+fn in_scope(session: &Session, secret: &str) -> Result<SecretName, Refused> {
+    let named = session.scope.secrets().find(|name| name.as_str() == secret);
+    named.cloned().ok_or_else(|| Refused::bad_request("a report names a secret of the session's scope".into()))
+}
+
+fn version(text: &str) -> Result<Version, Refused> {
+    text.parse().map_err(|bad| Refused::bad_request(format!("in a report, {bad}")))
+}
