@@ -5,6 +5,7 @@
 #![expect(clippy::print_stderr, reason = "a launcher speaks here; the library logs")]
 
 mod operator;
+pub mod sandbox;
 
 use std::process::ExitCode;
 
