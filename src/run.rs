@@ -7,6 +7,7 @@
 mod arguments;
 mod environment;
 mod operator;
+pub mod sandbox;
 mod session;
 
 use std::process::ExitCode;

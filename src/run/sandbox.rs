@@ -1,0 +1,135 @@
+//! What a launched tool may do, held by the kernel: no new privileges, Landlock for files and TCP, seccomp, resource limits.
+//!
+//! [`Sandbox::prepare`] does all that can fail, in the launcher: it opens the paths, makes the Landlock ruleset and the seccomp
+//! program, and asks the kernel whether it can enforce them. [`Sandbox::enter`] then makes a few system calls in the child,
+//! between fork and execve. What cannot be enforced is an error, never a smaller sandbox.
+//!
+//! What it holds, beyond what its settings say:
+//!
+//! - The process has no capabilities, also where it is root, and gains none: no set-user-ID program, no file capability.
+//! - Its files are those of [`Sandbox`]'s `read` and `write`, and the short [`baseline`] that every program needs.
+//! - It listens on no TCP port, and without `connect` it has no UDP either. Without `unix-sockets` it makes no Unix socket, so
+//!   it reaches no socket by path: not the broker's, not D-Bus, not a container runtime. `socketpair` stays, for pipes to its
+//!   own children.
+//! - It cannot see into processes outside, nor signal them (Linux 6.12), nor make namespaces, mounts or io_uring queues.
+//!
+//! What it does *not* hold:
+//!
+//! - Landlock knows no UDP: with any port in `connect`, UDP is open to every port, because names must be looked up.
+//! - A port is not a host: `connect = [443]` is port 443 of every address, this host's too.
+//! - With `unix-sockets`, whatever listens on a path that the user may open can be asked for anything, a service manager to start
+//!   programs outside too. Before Linux 6.12 signals to other processes of the same user are not stopped.
+//! - Names, sizes and modes of files outside can be seen (stat), as can other processes' command lines. With a path in `write`,
+//!   modes and times of the user's own files can be changed anywhere; without one, nowhere.
+//!
+//! See landlock(7), seccomp(2), capabilities(7) and the kernel's Documentation/userspace-api/landlock.rst.
+
+pub mod baseline;
+mod error;
+mod landlock;
+mod limits;
+mod privileges;
+mod seccomp;
+
+use std::{
+    fmt,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use rustix::io::Errno;
+
+use crate::proto::v1;
+pub use error::Error;
+use limits::Limits;
+
+/// A sandbox that is ready to be entered. It can be entered by more than one process, and again after a restart of the tool.
+pub struct Sandbox {
+    ruleset: OwnedFd,
+    filter: Vec<libc::sock_filter>,
+    limits: Limits,
+    /// Below which programs can be run.
+    programs: Vec<PathBuf>,
+}
+
+impl Sandbox {
+    /// Makes everything ready, and changes nothing about this process.
+    pub fn prepare(wanted: &v1::Sandbox) -> Result<Self, Error> {
+        let abi = landlock::abi()?;
+        seccomp::available()?;
+        let limits = Limits::new(wanted)?;
+        let ruleset = landlock::Ruleset::new(abi)?;
+        let mut programs = baseline::allow(&ruleset)?;
+        for path in &wanted.read {
+            programs.push(ruleset.allow(Path::new(path), landlock::READ | landlock::EXECUTE)?);
+        }
+        for path in &wanted.write {
+            programs.push(ruleset.allow(Path::new(path), landlock::WRITE | landlock::READ | landlock::EXECUTE)?);
+        }
+        for port in &wanted.connect {
+            ruleset.allow_connect(*port)?;
+        }
+        Ok(Self { ruleset: ruleset.into_fd(), filter: seccomp::program(wanted), limits, programs })
+    }
+
+    /// Whether the program could be started inside: an error here says what to list, where that of execve would not.
+    /// `program` is the file itself, already looked up.
+    pub fn admits(&self, program: &Path) -> Result<(), Error> {
+        let path = program.canonicalize().map_err(|error| Error::Path { path: program.to_owned(), error })?;
+        match self.programs.iter().any(|listed| path.starts_with(listed)) {
+            true => Ok(()),
+            false => Err(Error::Program { path }),
+        }
+    }
+
+    /// Allows reading below a directory that has no path here, such as one in a mount namespace. May be called in the child, too.
+    pub fn also_read(&self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
+        landlock::add_path(self.ruleset.as_fd(), directory, landlock::READ)
+    }
+
+    /// Restricts the calling thread and all that it starts, for good. Allocates nothing and takes no lock: it may be called
+    /// between fork and execve. After an error the process is restricted in part, and must exit.
+    pub fn enter(&self) -> Result<(), Refused> {
+        self.limits.set().map_err(Step::Limits.refused())?;
+        privileges::give_up().map_err(Step::Privileges.refused())?;
+        landlock::restrict(self.ruleset.as_fd()).map_err(Step::Landlock.refused())?;
+        // Last: it denies some of the calls above.
+        seccomp::install(&self.filter).map_err(Step::Seccomp.refused())
+    }
+}
+
+/// Which part of entering a sandbox the kernel refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Limits,
+    Privileges,
+    Landlock,
+    Seccomp,
+}
+
+impl Step {
+    fn refused(self) -> impl Fn(Errno) -> Refused {
+        move |errno| Refused { step: self, errno }
+    }
+}
+
+/// Why a sandbox could not be entered. Small and without pointers, so that a child can send it to its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    pub step: Step,
+    pub errno: Errno,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let step = match self.step {
+            Step::Limits => "its resource limits",
+            Step::Privileges => "giving up privileges",
+            Step::Landlock => "Landlock",
+            Step::Seccomp => "seccomp",
+        };
+        write!(f, "the tool's sandbox failed at {step}: {}", self.errno)
+    }
+}
+
+impl std::error::Error for Refused {}
