@@ -5,6 +5,9 @@
 #![expect(clippy::print_stderr, reason = "a launcher speaks here; the library logs")]
 
 mod operator;
+pub mod process;
+mod relay;
+mod terminal;
 
 use std::process::ExitCode;
 
