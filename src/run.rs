@@ -5,16 +5,31 @@
 #![expect(clippy::print_stderr, reason = "a launcher speaks here; the library logs")]
 
 mod arguments;
+mod clean;
 mod environment;
 mod operator;
+pub mod process;
+mod relay;
 pub mod sandbox;
 mod session;
+mod terminal;
+mod tool;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 pub use arguments::Arguments;
 
-use crate::{client::Error, secret};
+use crate::{
+    client::{Error, Secret},
+    proto::v1::OnRedaction,
+    redact::Redactor,
+    secret,
+};
+use clean::Cleaner;
+use environment::BadVariable;
+use process::{Event, Guardian, NotStarted, Sender, Signals, Why};
+use session::{Granted, News};
+use tool::Tool;
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
@@ -53,17 +68,71 @@ pub fn launch(arguments: Arguments) -> ExitCode {
     }
 }
 
+/// The whole story. The guardian is made before a secret is known, or it would have a copy of it.
 fn start(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { tool, command, socket, inherit } = arguments;
-    let command = command.into_iter().map(|word| word.into_string());
-    let command = command.collect::<Result<Vec<_>, _>>().map_err(|_| Failure {
+    let signals = Signals::hold()?;
+    let guardian = Guardian::new()?;
+    let granted = session::open(&tool, words(command)?, socket)?;
+    let tool = Tool::new(granted.plan.clone(), inherit, &granted.secrets);
+    if !tool.plan().redact {
+        drop(guardian);
+        let start = tool.start()?;
+        return Err(process::replace(&start, Some(signals)).into());
+    }
+    stand_by(tool, granted, guardian, &signals)
+}
+
+/// Starts the tool, and filters what it writes until it has ended.
+fn stand_by(tool: Tool, granted: Granted, guardian: Guardian, signals: &Signals) -> Result<ExitCode, Failure> {
+    let redactor = Redactor::new()?;
+    learn(&redactor, &granted.secrets);
+    let start = tool.start()?;
+    let (sender, events) = process::channel()?;
+    let tool = Arc::new(tool);
+    let (told, known) = (tool.clone(), redactor.clone());
+    let followed = granted.follow(move |news| hear(news, &told, &known, &sender))?;
+    let stops = tool.plan().on_redaction() == OnRedaction::Stop;
+    let mut cleaner = Cleaner::new(redactor, followed.reporter(), stops);
+    let ended = process::supervise(guardian, signals, start, &mut cleaner, &events);
+    drop(cleaner);
+    followed.finish();
+    let ended = ended?;
+    if ended.why == Why::Forbidden {
+        say("the tool wrote a secret, and policy stops it for that", "the daemon's log says which: on-redaction = \"stop\"");
+    }
+    Ok(ExitCode::from(ended.code))
+}
+
+fn learn(redactor: &Redactor, secrets: &[Secret]) {
+    let parsed = |secret: &Secret| Some((secret.name().parse().ok()?, secret.version().parse().ok()?));
+    let named: Vec<_> = secrets.iter().filter_map(|secret| parsed(secret).zip(Some(secret))).collect();
+    // Which values are too short to be found is for the daemon to say, when it loads them.
+    let _ = redactor.learn_all(named.iter().map(|((name, version), secret)| (name, version, secret.value())));
+}
+
+/// What comes from the daemon while the tool runs. On the session's thread.
+fn hear(news: News, tool: &Tool, redactor: &Redactor, sender: &Sender) {
+    match news {
+        News::Changed(secret) => {
+            learn(redactor, std::slice::from_ref(&secret));
+            tool.take(secret);
+        }
+        News::Ended(error) => {
+            say(&error.to_string(), "the tool is stopped: it may no longer have what it holds");
+            sender.send(Event::Stop);
+        }
+    }
+}
+
+/// The command as the daemon can be asked for it.
+fn words(command: Vec<std::ffi::OsString>) -> Result<Vec<String>, Failure> {
+    let words = command.into_iter().map(|word| word.into_string());
+    words.collect::<Result<_, _>>().map_err(|_| Failure {
         code: USAGE,
         what: "the command holds bytes that are not UTF-8".into(),
         hint: "put it into a script, and run that".into(),
-    })?;
-    let granted = session::open(&tool, command, socket).map_err(Failure::from)?;
-    let _ = (granted, inherit);
-    Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn say(what: &str, hint: &str) {
@@ -82,5 +151,34 @@ impl From<Error> for Failure {
             _ => (FAILED, "nothing was started; the daemon's log may say more"),
         };
         Self { code, what: error.to_string(), hint: hint.into() }
+    }
+}
+
+impl From<NotStarted> for Failure {
+    fn from(error: NotStarted) -> Self {
+        let hint = match error.code() {
+            127 => "give its whole path, or a PATH in which it is: environment = [\"PATH=...\"] in policy",
+            _ => "the tool was not started",
+        };
+        Self { code: error.code(), what: error.to_string(), hint: hint.into() }
+    }
+}
+
+impl From<BadVariable> for Failure {
+    fn from(error: BadVariable) -> Self {
+        Self { code: FAILED, what: error.to_string(), hint: "in its grant: { file = \"NAME_FILE\" }".into() }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self { code: FAILED, what: error.to_string(), hint: "nothing was started".into() }
+    }
+}
+
+impl Failure {
+    fn nothing_to_run() -> Self {
+        let what = "the broker named no command that can be run".into();
+        Self { code: FAILED, what, hint: "it is of another version: restart it after an upgrade".into() }
     }
 }

@@ -83,12 +83,26 @@ fn one_process_two_tools(
         let what = format!("whatever is tool \"{name}\" can also say that it is tool \"{other_name}\" ({first})");
         let instead = format!("a selector for \"{other_name}\" that does not fit \"{name}\"");
         add(report, Severity::Warning, &tool.origin, what, instead);
+    } else if place(first) < place(&tool.origin) && by_their_commands(tool, other) {
+        if !tool.run_as.needs_executable() {
+            let what = format!(
+                "tools \"{other_name}\" ({first}) and \"{name}\" are told apart by `valetkey run` alone: any other program with this `run-as` can be either"
+            );
+            let instead = "a unit or user of its own for each tool, or exe = \"/usr/bin/valetkey\" in the `run-as` of both";
+            add(report, Severity::Warning, &tool.origin, what, instead.into());
+        }
     } else if place(first) < place(&tool.origin) {
         let what = format!(
             "tools \"{other_name}\" ({first}) and \"{name}\" have the same `run-as`: either can say that it is the other"
         );
         add(report, Severity::Error, &tool.origin, what, "a unit or user of its own for each tool".into());
     }
+}
+
+/// Servers that one user's MCP client starts have that user in common, and the launcher, which runs nothing but the command of the tool
+/// whose secrets it asks for.
+fn by_their_commands(tool: &ToolPolicy, other: &ToolPolicy) -> bool {
+    !tool.launch.command.is_empty() && !other.launch.command.is_empty()
 }
 
 /// What the kernel compares, without the names that configuration gave to numbers.

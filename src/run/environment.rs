@@ -3,13 +3,13 @@
 
 use std::{
     collections::BTreeMap,
-    ffi::{CString, OsStr, OsString},
-    io,
-    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
-    path::{Path, PathBuf},
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt,
 };
 
 use zeroize::Zeroizing;
+
+use super::process::Variable;
 
 /// Passed on where the launcher has them; and so is every `LC_*`.
 pub const PASSED_ON: [&str; 10] = ["HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER"];
@@ -57,48 +57,14 @@ impl Environment {
         Ok(())
     }
 
-    /// As execve(2) takes it: `NAME=value` each.
-    pub fn into_block(self) -> Vec<Secretive> {
-        let entry = |(name, value): (OsString, Zeroizing<Vec<u8>>)| {
-            // Of the exact size: a buffer that grows leaves its old self behind.
-            let mut entry = Vec::with_capacity(name.len() + value.len() + 2);
-            entry.extend_from_slice(name.as_bytes());
-            entry.push(b'=');
-            entry.extend_from_slice(&value);
-            // No NUL is in it: the system's own variables have none, names are checked, and so are values above.
-            CString::new(entry).ok().map(Secretive)
-        };
-        self.0.into_iter().filter_map(entry).collect()
+    /// As the tool finds it. What can be no variable (an environment may hold anything) is left out.
+    pub fn into_variables(self) -> Vec<Variable> {
+        self.0.iter().filter_map(|(name, value)| Variable::new(name.as_bytes(), value)).collect()
     }
 
-    /// The file that this command names: as it is where it holds a `/`, else along the `PATH` that the tool will have.
-    pub fn find(&self, program: &OsStr) -> io::Result<PathBuf> {
-        if program.as_bytes().contains(&b'/') {
-            return Ok(program.into());
-        }
-        let path = self.0.get(OsStr::new("PATH")).map_or(DEFAULT_PATH.as_bytes(), |path| path.as_slice());
-        let mut refused = None;
-        for dir in path.split(|b| *b == b':') {
-            // An empty entry is the working directory (execvp(3)).
-            let dir = if dir.is_empty() { b".".as_slice() } else { dir };
-            let file = Path::new(OsStr::from_bytes(dir)).join(program);
-            match file.metadata() {
-                Ok(found) if found.is_file() && found.permissions().mode() & 0o111 != 0 => return Ok(file),
-                Ok(found) if found.is_file() => refused = Some(io::Error::from(io::ErrorKind::PermissionDenied)),
-                _ => {}
-            }
-        }
-        Err(refused.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
-    }
-}
-
-/// A text for the kernel that may hold a secret: wiped when dropped, and nothing prints it.
-pub struct Secretive(pub CString);
-
-impl Drop for Secretive {
-    fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.0).into_bytes_with_nul();
-        crate::secret::wipe_bytes(&mut bytes);
+    /// Where the tool will look for programs.
+    pub fn path(&self) -> Option<&OsStr> {
+        self.0.get(OsStr::new("PATH")).map(|path| OsStr::from_bytes(path))
     }
 }
 
@@ -107,7 +73,10 @@ mod tests {
     use super::*;
 
     fn texts(environment: Environment) -> Vec<String> {
-        environment.into_block().iter().map(|entry| entry.0.to_str().unwrap().into()).collect()
+        let text = |(name, value): (&OsString, &Zeroizing<Vec<u8>>)| {
+            format!("{}={}", name.to_str().unwrap(), std::str::from_utf8(value).unwrap())
+        };
+        environment.0.iter().map(text).collect()
     }
 
     fn own() -> impl Iterator<Item = (OsString, OsString)> {
@@ -132,13 +101,5 @@ mod tests {
         let refused = environment.set_secret("X", "binary/key", b"a\0b").unwrap_err().to_string();
         assert!(refused.contains("binary/key") && refused.contains("file"), "{refused}");
         assert!(texts(environment).contains(&"AWS_SECRET_ACCESS_KEY=new".into()));
-    }
-
-    #[test]
-    fn a_program_is_found_along_the_path_of_the_tool() {
-        let environment = Environment::new(std::iter::empty(), false, &["PATH=/nowhere:/bin".into()]);
-        assert_eq!(environment.find("sh".as_ref()).unwrap(), Path::new("/bin/sh"));
-        assert_eq!(environment.find("./sh".as_ref()).unwrap(), Path::new("./sh"));
-        assert_eq!(environment.find("no-such-program".as_ref()).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

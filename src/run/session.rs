@@ -69,13 +69,13 @@ fn runtime() -> io::Result<Runtime> {
 
 impl Granted {
     /// Follows the session on a thread of its own, which tells `hear` of what comes.
-    pub fn follow(self, hear: impl Fn(News) + Send + 'static) -> io::Result<(Followed, LaunchPlan, Vec<Secret>)> {
-        let Self { plan, secrets, session, runtime } = self;
+    pub fn follow(self, hear: impl Fn(News) + Send + 'static) -> io::Result<Followed> {
+        let Self { session, runtime, .. } = self;
         let over = Arc::new(Notify::new());
         let (followed, until) = (session.clone(), over.clone());
         let thread = thread::Builder::new().name("session".into()).stack_size(256 * 1024);
         let thread = thread.spawn(move || runtime.block_on(listen(&followed, &until, &hear)))?;
-        Ok((Followed { session, over, thread }, plan, secrets))
+        Ok(Followed { session, over, thread })
     }
 }
 
@@ -84,7 +84,12 @@ async fn listen(session: &Session, over: &Notify, hear: &impl Fn(News)) {
     loop {
         tokio::select! {
             change = changes.next() => match change {
-                Some(change) => hear(News::Changed(change.secret)),
+                Some(change) => {
+                    let secret = change.secret.clone();
+                    hear(News::Changed(change.secret));
+                    // What the tool has now is what policy wants it to have: it can be told of no other way.
+                    drop(session.acknowledge(&secret).await);
+                }
                 None => {
                     hear(News::Ended(session.why_ended()));
                     return over.notified().await;
@@ -107,9 +112,9 @@ pub struct Followed {
 }
 
 impl Followed {
-    /// Tells the daemon what was found in the tool's output. Never waits.
-    pub fn report(&self, found: Redacted) {
-        self.session.report(found);
+    /// What tells the daemon of finds.
+    pub fn reporter(&self) -> Reporter {
+        Reporter(self.session.clone())
     }
 
     /// Ends the session, once the daemon has heard everything.
@@ -117,5 +122,15 @@ impl Followed {
         self.over.notify_one();
         drop(self.session);
         drop(self.thread.join());
+    }
+}
+
+/// Tells the daemon what was found in the tool's output.
+pub struct Reporter(Session);
+
+impl Reporter {
+    /// Never waits.
+    pub fn report(&self, found: Redacted) {
+        self.0.report(found);
     }
 }

@@ -1,0 +1,60 @@
+//! What another thread asks of the one that supervises.
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::Start;
+
+pub enum Event {
+    /// Send the tool this signal.
+    Signal(i32),
+    /// Stop the tool, and start this in its place. Several within a short time make one, the last.
+    Restart(Box<Start>),
+    /// Kill the tool, and all that it has started. [`super::supervise`] then returns.
+    Stop,
+}
+
+/// The end that supervises.
+pub struct Events(Arc<Shared>);
+
+/// The end of another thread. Cheap to clone.
+#[derive(Clone)]
+pub struct Sender(Arc<Shared>);
+
+struct Shared {
+    wake: OwnedFd,
+    queue: Mutex<VecDeque<Event>>,
+}
+
+pub fn channel() -> io::Result<(Sender, Events)> {
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let shared = Arc::new(Shared { wake, queue: Mutex::default() });
+    Ok((Sender(shared.clone()), Events(shared)))
+}
+
+impl Sender {
+    pub fn send(&self, event: Event) {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        // It fails only where the counter is full, and then the other end is awake.
+        let _ = rustix::io::write(&self.0.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+impl Events {
+    pub(super) fn take(&self) -> VecDeque<Event> {
+        let _ = rustix::io::read(&self.0.wake, &mut [0; 8][..]);
+        std::mem::take(&mut *self.0.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.wake.as_fd()
+    }
+}

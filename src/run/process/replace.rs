@@ -1,0 +1,52 @@
+//! Becoming the tool, where nothing of what it says is to be filtered.
+
+use std::{ffi::CStr, io, os::fd::AsRawFd, ptr};
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::{
+    NotStarted, Signals, Start, Variable,
+    spawn::{self, Confine},
+};
+
+/// Replaces this process by the tool: the same process number, and nothing of the launcher remains, no guardian either. Returns
+/// only why it could not.
+///
+/// Call it in the main thread; the others end with the old program. The guardian must have been dropped. Of the contract only
+/// this holds then: no core dumps, what is confined, signals as the launcher was given them.
+pub fn replace(start: &Start, signals: Option<Signals>) -> NotStarted {
+    let failed = |(step, cause)| NotStarted::new(step, &start.program, cause);
+    if let Err(error) = prepare(start) {
+        return failed(error);
+    }
+    let arguments: Vec<_> = pointers(start.arguments.iter().map(|text| text.as_c_str()));
+    let environment: Vec<_> = pointers(start.environment.iter().map(Variable::as_c_str));
+    let none = Default::default();
+    let confine = Confine::new(start.confinement.as_ref().unwrap_or(&none));
+    drop(signals);
+    spawn::default_signals();
+    if let Err(step) = confine.enter() {
+        return failed((step, io::Error::last_os_error()));
+    }
+    spawn::execute(start.program.as_ptr(), &arguments, &script(start), &environment);
+    failed((spawn::EXECUTE, io::Error::last_os_error()))
+}
+
+fn prepare(start: &Start) -> Result<(), (i64, io::Error)> {
+    let at = |step| move |error: rustix::io::Errno| (step, io::Error::from(error));
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(at(spawn::LIMITS))?;
+    for fd in &start.keep {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(at(spawn::DESCRIPTORS))?;
+        debug_assert!(fd.as_raw_fd() > 2);
+    }
+    Ok(())
+}
+
+fn script(start: &Start) -> Vec<*const libc::c_char> {
+    let rest = start.arguments.iter().skip(1).map(|text| text.as_c_str());
+    pointers([c"/bin/sh", start.program.as_c_str()].into_iter().chain(rest))
+}
+
+fn pointers<'a>(texts: impl Iterator<Item = &'a CStr>) -> Vec<*const libc::c_char> {
+    texts.map(CStr::as_ptr).chain([ptr::null()]).collect()
+}

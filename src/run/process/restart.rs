@@ -1,0 +1,82 @@
+//! How far a restart has come.
+
+use std::time::{Duration, Instant};
+
+use super::Start;
+
+/// Several secrets change together, and the tool is started once.
+const COALESCE: Duration = Duration::from_millis(200);
+/// How long requests under way may take before they are cut off.
+const UNDER_WAY: Duration = Duration::from_secs(5);
+
+pub(super) enum Restart {
+    None,
+    /// Not before `after`, so that what comes together is one; and then when nothing is under way, or at `by`.
+    Asked { next: Box<Start>, after: Instant, by: Instant },
+    /// The old tool is on its way out.
+    Ending { next: Box<Start> },
+    /// The new tool is there, or almost, and has not been told yet what it must know.
+    Starting,
+}
+
+impl Restart {
+    pub fn ask(&mut self, new: Box<Start>) {
+        match self {
+            Self::Asked { next, .. } | Self::Ending { next } => *next = new,
+            Self::None | Self::Starting => {
+                let after = Instant::now() + COALESCE;
+                *self = Self::Asked { next: new, after, by: after + UNDER_WAY };
+            }
+        }
+    }
+
+    /// Whether the client's requests are to wait.
+    pub fn must_hold(&self) -> bool {
+        matches!(self, Self::Asked { after, .. } if *after <= Instant::now())
+    }
+
+    /// Whether the old tool is to end now; that is so once.
+    pub fn is_due(&mut self, idle: bool) -> bool {
+        let now = Instant::now();
+        match std::mem::replace(self, Self::None) {
+            Self::Asked { next, after, by } if after <= now && (idle || by <= now) => {
+                *self = Self::Ending { next };
+                true
+            }
+            other => {
+                *self = other;
+                false
+            }
+        }
+    }
+
+    /// The next moment that matters.
+    pub fn next(&self, idle: bool) -> Option<Instant> {
+        match self {
+            Self::Asked { after, by, .. } => Some(if idle || *after > Instant::now() { *after } else { *by }),
+            _ => None,
+        }
+    }
+
+    /// What is to be started, now that the old tool is gone.
+    pub fn take_next(&mut self) -> Option<Box<Start>> {
+        match std::mem::replace(self, Self::None) {
+            Self::Ending { next } => {
+                *self = Self::Starting;
+                Some(next)
+            }
+            _ => None,
+        }
+    }
+
+    pub fn is_starting(&self) -> bool {
+        matches!(self, Self::Starting)
+    }
+
+    /// The tool is to end for good: nothing is started in its place.
+    pub fn give_up(&mut self) {
+        if !self.is_starting() {
+            *self = Self::None;
+        }
+    }
+}
