@@ -4,7 +4,9 @@
 //! at once. What it does not know, the operator's commands do: they are in the daemon's program, under the name `valetkey`.
 #![expect(clippy::print_stderr, reason = "a launcher speaks here; the library logs")]
 
+pub mod deliver;
 mod operator;
+mod privileges;
 pub mod sandbox;
 
 use std::process::ExitCode;
