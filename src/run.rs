@@ -6,8 +6,10 @@
 
 mod arguments;
 mod clean;
+pub mod deliver;
 mod environment;
 mod operator;
+mod privileges;
 pub mod process;
 mod relay;
 pub mod sandbox;

@@ -28,7 +28,6 @@ pub mod baseline;
 mod error;
 mod landlock;
 mod limits;
-mod privileges;
 mod seccomp;
 
 use std::{
@@ -39,6 +38,7 @@ use std::{
 
 use rustix::io::Errno;
 
+use super::privileges;
 use crate::proto::v1;
 pub use error::Error;
 use limits::Limits;

@@ -30,7 +30,7 @@ pub(super) fn give_up() -> Result<(), Errno> {
 }
 
 /// Out of all five sets: the bounding set first, which takes a capability.
-pub(in crate::run) fn drop_capabilities() -> Result<(), Errno> {
+pub(super) fn drop_capabilities() -> Result<(), Errno> {
     const LAST_POSSIBLE: libc::c_int = 63;
     for capability in 0..=LAST_POSSIBLE {
         // SAFETY: integers only.
@@ -48,7 +48,8 @@ pub(in crate::run) fn drop_capabilities() -> Result<(), Errno> {
     checked(unsafe { libc::syscall(libc::SYS_capset, ptr::from_ref(&header), none.as_ptr()) } as libc::c_int)
 }
 
-fn checked(outcome: libc::c_int) -> Result<(), Errno> {
+/// The error of a call that gives -1 for one.
+pub(super) fn checked(outcome: libc::c_int) -> Result<(), Errno> {
     match outcome {
         -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
         _ => Ok(()),

@@ -1,0 +1,386 @@
+//! Secrets delivered as files in memory, to real programs: as root, and as a user without privileges.
+#![cfg(feature = "run")]
+
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "support/process.rs"]
+mod process;
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use process::Child;
+use valetkey::{
+    proto::v1::{self, delivered::To},
+    run::{
+        deliver::{Delivery, Error},
+        sandbox::Sandbox,
+    },
+};
+
+const USER: u32 = 62_011;
+const OTHER: u32 = 62_012;
+const VALUE: &[u8] = b"sk_test_delivered_9f1c\nsecond line \xff";
+
+/// Runs a launcher in a process of its own: hardened, with a home, as root and as [`USER`].
+#[track_caller]
+fn launcher(body: impl Fn(&Path)) {
+    for user in [0, USER] {
+        assert_eq!(launcher_as(user, &body), 0, "as user {user}");
+    }
+}
+
+fn launcher_as(user: u32, body: impl Fn(&Path)) -> i32 {
+    let home = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(home.path(), Some(user), Some(user)).unwrap();
+    Child::fork(|| {
+        become_user(user);
+        let _ = valetkey::secret::harden::deny_inspection();
+        body(home.path());
+    })
+    .reap()
+}
+
+fn become_user(user: u32) {
+    if user != 0 {
+        // SAFETY: integers, and an empty list.
+        unsafe {
+            process::checked(libc::setgroups(0, std::ptr::null()));
+            process::checked(libc::setresgid(user, user, user));
+            process::checked(libc::setresuid(user, user, user));
+        }
+    }
+}
+
+fn file(variable: &str) -> v1::Delivered {
+    v1::Delivered { secret: "stripe/key".into(), to: Some(To::File(variable.into())), canary: false }
+}
+
+fn fd(variable: &str) -> v1::Delivered {
+    v1::Delivered { secret: "stripe/key".into(), to: Some(To::Fd(variable.into())), canary: false }
+}
+
+fn delivered(wanted: &[v1::Delivered], rewritable: bool, home: &Path) -> Arc<Delivery> {
+    let delivery = Delivery::prepare(wanted, rewritable, Some(home)).unwrap();
+    assert!(delivery.write("stripe/key", VALUE).unwrap());
+    assert!(!delivery.write("another/key", b"").unwrap());
+    Arc::new(delivery)
+}
+
+/// A tool, with what is delivered to it.
+fn tool(delivery: &Arc<Delivery>, program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").envs(delivery.variables()).stderr(Stdio::inherit());
+    let delivery = Arc::clone(delivery);
+    // SAFETY: `enter` makes system calls alone.
+    unsafe { command.pre_exec(move || delivery.enter().map_err(io::Error::from)) };
+    command
+}
+
+#[track_caller]
+fn prints(command: &mut Command, expected: &[u8]) {
+    let output = command.output().unwrap();
+    assert_eq!(output.stdout.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{}", output.status);
+}
+
+const PYTHON: &str = "import os, sys; sys.stdout.buffer.write(open(os.environ['KEY_FILE'], 'rb').read())";
+const NODE: &str = "process.stdout.write(require('fs').readFileSync(process.env.KEY_FILE))";
+
+#[test]
+fn a_file_reaches_the_tool_and_what_it_starts() {
+    let python_child = format!("import subprocess, sys; subprocess.run(['/usr/bin/python3', '-c', {PYTHON:?}])");
+    // As npx does: Node starts a shell, which starts Node.
+    let node_child = format!(
+        "require('child_process').spawnSync('/bin/sh', ['-c', 'exec node -e \"$0\"', {NODE:?}], {{ stdio: 'inherit' }})"
+    );
+    launcher(|home| {
+        let delivery = delivered(&[file("KEY_FILE")], false, home);
+        prints(&mut tool(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\""]), VALUE);
+        prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", PYTHON]), VALUE);
+        prints(&mut tool(&delivery, "/usr/bin/node", &["-e", NODE]), VALUE);
+        prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", &python_child]), VALUE);
+        prints(&mut tool(&delivery, "/usr/bin/node", &["-e", &node_child]), VALUE);
+    });
+}
+
+#[test]
+fn a_descriptor_reaches_the_tool() {
+    launcher(|home| {
+        for rewritable in [false, true] {
+            let delivery = delivered(&[fd("KEY_FILE"), fd("SECOND")], rewritable, home);
+            assert_eq!(delivery.keep().count(), 2);
+            for _ in 0..2 {
+                prints(&mut tool(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\""]), VALUE);
+                prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", PYTHON]), VALUE);
+                prints(&mut tool(&delivery, "/usr/bin/node", &["-e", NODE]), VALUE);
+                // As a descriptor, and so from where it stands: a tool that is started anew finds it at the start.
+                prints(&mut tool(&delivery, "/bin/sh", &["-c", "eval \"cat <&${KEY_FILE##*/}\""]), VALUE);
+            }
+        }
+    });
+}
+
+#[test]
+fn the_tool_cannot_change_what_it_was_given() {
+    launcher(|home| {
+        let delivery = delivered(&[fd("FD"), file("FILE")], false, home);
+        let script = "import os, errno
+for attempt in [
+    lambda: os.open(os.environ['FILE'], os.O_WRONLY),
+    lambda: os.unlink(os.environ['FILE']),
+    lambda: os.open(os.path.dirname(os.environ['FILE']) + '/new', os.O_CREAT | os.O_WRONLY),
+    lambda: os.write(os.open(os.environ['FD'], os.O_RDWR), b'x'),
+    lambda: os.write(int(os.path.basename(os.environ['FD'])), b'x'),
+]:
+    try: attempt(); print('it could')
+    except OSError as denied: print(denied.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EBADF))";
+        prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", script]), b"True\n".repeat(5).as_slice());
+        assert!(matches!(delivery.write("stripe/key", b"again"), Err(Error::Write { .. })), "sealed");
+    });
+}
+
+/// A tool that reads its secret anew for each line it gets.
+const READER: &str = "import os, sys
+for line in sys.stdin:
+    sys.stdout.write(open(os.environ['KEY_FILE']).read() + '\\n'); sys.stdout.flush()";
+
+struct Running(std::process::Child, BufReader<std::process::ChildStdout>);
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self(child, output)
+    }
+
+    fn reads(&mut self) -> String {
+        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    fn end(mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_running_tool_reads_the_new_version() {
+    launcher(|home| {
+        for way in [file, fd] {
+            let delivery = delivered(&[way("KEY_FILE")], true, home);
+            delivery.write("stripe/key", b"the first version").unwrap();
+            let mut running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER]));
+            assert_eq!(running.reads(), "the first version");
+            for version in ["short", "one that is longer than it was", "2"] {
+                delivery.write("stripe/key", version.as_bytes()).unwrap();
+                assert_eq!(running.reads(), version);
+            }
+            running.end();
+        }
+    });
+}
+
+#[test]
+fn nobody_else_sees_the_file() {
+    for user in [0, USER] {
+        let body = |home: &Path| {
+            let delivery = delivered(&[file("KEY_FILE")], false, home);
+            let mut running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER.replace(".read()", ".readline()[:-1]").as_str()]));
+            assert_eq!(running.reads(), "sk_test_delivered_9f1c");
+            let path = delivery.variables().next().unwrap().1.to_owned();
+            let through_the_tool = format!("/proc/{}/root{path}", running.0.id());
+            // Neither outside, where there is nothing, nor in the launcher's table of mounts.
+            assert_eq!(fs::read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+            assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" ramfs valetkey "));
+            // The check below can see it, where it may.
+            assert_eq!(fs::read(&through_the_tool).unwrap(), VALUE);
+            if user == 0 {
+                let stranger = Child::fork(|| {
+                    become_user(OTHER);
+                    for path in [&path, &through_the_tool] {
+                        assert!(fs::read(path).is_err());
+                    }
+                });
+                assert_eq!(stranger.reap(), 0);
+            }
+            running.end();
+        };
+        assert_eq!(launcher_as(user, body), 0, "as user {user}");
+    }
+    // A stranger to the user's tool.
+    let home = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(home.path(), Some(USER), Some(USER)).unwrap();
+    let gate = process::Gate::new();
+    let held = Child::fork(|| {
+        become_user(USER);
+        let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], false, home.path());
+        let running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER]));
+        gate.send(running.0.id() as i32);
+        process::sleep_forever();
+    });
+    let tool = gate.receive();
+    let stranger = Child::fork(|| {
+        become_user(OTHER);
+        for what in ["root/", "environ", "fd/10", "mem"] {
+            let denied = fs::metadata(format!("/proc/{tool}/{what}")).and_then(|_| fs::File::open(format!("/proc/{tool}/{what}")));
+            assert!(denied.is_err(), "{what}");
+        }
+    });
+    assert_eq!(stranger.reap(), 0);
+    held.kill();
+}
+
+/// Files with the value in them, in the places where files in memory or for a while are.
+fn left_behind(value: &[u8], home: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open: Vec<_> = ["/tmp", "/dev/shm", "/run", "/var/tmp"].iter().map(|path| Path::new(path).to_owned()).collect();
+    open.push(home.to_owned());
+    while let Some(directory) = open.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let kind = entry.file_type().unwrap();
+            let small = || entry.metadata().is_ok_and(|metadata| metadata.len() < 1 << 20);
+            if kind.is_dir() && !entry.path().starts_with("/tmp/w") {
+                open.push(entry.path());
+            } else if kind.is_file() && small() {
+                let text = fs::read(entry.path()).unwrap_or_default();
+                if text.windows(value.len()).any(|window| window == value) {
+                    found.push(entry.path().display().to_string());
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_is_left_even_where_the_launcher_is_killed() {
+    for user in [0, USER] {
+        // Made at run time, so that no program on disk holds it.
+        let value: String = (0..24).map(|at| char::from(b'a' + ((at * 7 + std::process::id()) % 26) as u8)).collect();
+        let home = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(home.path(), Some(user), Some(user)).unwrap();
+        let gate = process::Gate::new();
+        let launcher = Child::fork(|| {
+            become_user(user);
+            let delivery = Delivery::prepare(&[file("KEY_FILE"), fd("KEY_FD")], true, Some(home.path())).unwrap();
+            delivery.write("stripe/key", value.as_bytes()).unwrap();
+            let delivery = Arc::new(delivery);
+            let mut running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER]));
+            assert_eq!(running.reads(), value);
+            gate.send(running.0.id() as i32);
+            process::sleep_forever();
+        });
+        let tool = gate.receive();
+        let path = format!("/proc/{tool}/root{}/.local/state/valetkey/files/KEY_FILE", home.path().display());
+        let packaged = format!("/proc/{tool}/root/run/valetkey/files/KEY_FILE");
+        assert!([path, packaged].iter().any(|path| fs::read(path).is_ok_and(|found| found == value.as_bytes())), "it is there");
+        assert_eq!(left_behind(value.as_bytes(), home.path()), [] as [&str; 0], "while it runs");
+        launcher.kill();
+        assert_eq!(launcher.reap(), 128 + libc::SIGKILL);
+        // Its stdin has ended with the launcher.
+        process::eventually("the tool ends", || !Path::new(&format!("/proc/{tool}/environ")).exists() || zombie(tool));
+        assert_eq!(left_behind(value.as_bytes(), home.path()), [] as [&str; 0], "afterwards");
+        assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" ramfs valetkey "));
+    }
+}
+
+fn zombie(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+#[test]
+fn the_namespace_gives_no_privileges_and_keeps_the_rest() {
+    let body = |home: &Path| {
+        std::env::set_current_dir(home).unwrap();
+        let delivery = delivered(&[file("KEY_FILE")], false, home);
+        let script = "grep ^Cap /proc/self/status | sort -u -k2; id -u; id -g; pwd; umount \"${KEY_FILE%/*}\" 2>/dev/null || echo kept";
+        let none = "0000000000000000";
+        let expected = format!("CapAmb:\t{none}\n{USER}\n{USER}\n{}\nkept\n", home.display());
+        prints(&mut tool(&delivery, "/bin/sh", &["-c", script]), expected.as_bytes());
+    };
+    assert_eq!(launcher_as(USER, body), 0);
+}
+
+#[test]
+fn a_sandboxed_tool_reads_its_file_and_its_descriptor() {
+    launcher(|home| {
+        let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], true, home);
+        let sandbox = Sandbox::prepare(&v1::Sandbox::default()).unwrap();
+        sandbox.also_read(delivery.directory().unwrap()).unwrap();
+        let mut command = tool(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\" \"$KEY_FD\"; cat /etc/shadow 2>/dev/null"]);
+        // SAFETY: `enter` makes system calls alone.
+        unsafe { command.pre_exec(move || sandbox.enter().map_err(|refused| refused.errno.into())) };
+        prints(&mut command, &[VALUE, VALUE].concat());
+    });
+}
+
+/// Makes one system call fail in this process.
+fn break_call(call: libc::c_long, errno: i32) {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let program = [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies the program, which outlives the call.
+    unsafe {
+        process::checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+        process::checked(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter));
+    }
+}
+
+#[test]
+fn where_it_cannot_be_had_it_is_an_error_and_never_a_file_on_disk() {
+    for (call, errno, words) in [
+        (libc::SYS_unshare, libc::EPERM, "unprivileged user namespaces"),
+        (libc::SYS_unshare, libc::ENOSPC, "max_user_namespaces"),
+        (libc::SYS_mount, libc::EACCES, "deliver with `fd` or `env`"),
+        (libc::SYS_open_tree, libc::ENOSYS, "deliver with `fd` or `env`"),
+    ] {
+        let body = |home: &Path| {
+            break_call(call, errno);
+            let error = Delivery::prepare(&[file("KEY_FILE")], false, Some(home)).err().expect("it cannot be had");
+            assert!(matches!(error, Error::NoNamespace { .. }), "{error}");
+            assert!(error.hint().contains(words), "{}", error.hint());
+            // It is not needed where no file is wanted.
+            Delivery::prepare(&[fd("KEY_FD")], false, Some(home)).unwrap().write("stripe/key", VALUE).unwrap();
+        };
+        launcher(body);
+    }
+}
+
+#[test]
+fn names_and_places_that_do_not_fit_are_errors() {
+    launcher(|home| {
+        for name in ["", "..", "a/b", "a.b", "a\0b"] {
+            let error = Delivery::prepare(&[file(name)], false, Some(home)).err().expect("no file's name");
+            assert!(matches!(error, Error::Name { .. }), "{error}");
+        }
+        if !Path::new(valetkey::run::deliver::DIRECTORY).exists() {
+            assert!(matches!(Delivery::prepare(&[file("KEY_FILE")], false, None), Err(Error::NoPlace)));
+        }
+    });
+}
+
+#[test]
+fn what_can_be_overwritten_is_when_it_goes() {
+    launcher(|home| {
+        let delivery = Delivery::prepare(&[fd("KEY_FD")], true, Some(home)).unwrap();
+        delivery.write("stripe/key", VALUE).unwrap();
+        let kept = delivery.keep().next().unwrap().try_clone_to_owned().unwrap();
+        drop(delivery);
+        let mut text = Vec::new();
+        fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&kept))).unwrap().read_to_end(&mut text).unwrap();
+        assert_eq!(text, vec![0; VALUE.len()]);
+    });
+}
