@@ -5,6 +5,8 @@
 //! that every rule would take. It holds none of the values ([`engine`]). What it cannot find: a value that was compressed,
 //! encrypted, hashed, reversed or cut into pieces, and values of fewer than eight bytes.
 
+#[doc(hidden)]
+pub mod bench;
 mod engine;
 #[cfg(feature = "daemon")]
 pub mod log;
