@@ -5,6 +5,8 @@
 //! that every rule would take. It holds none of the values ([`engine`]). What it cannot find: a value that was compressed,
 //! encrypted, hashed, reversed or cut into pieces, and values of fewer than eight bytes.
 
+#[doc(hidden)]
+pub mod bench;
 mod engine;
 #[cfg(feature = "daemon")]
 pub mod lines;
@@ -21,13 +23,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use zeroize::Zeroizing;
-
 use crate::{
     name::{SecretName, Version},
     secret::SecretValue,
 };
-use engine::{Engine, Found, Keys, Owner, Print, Table};
+use engine::{Crowd, Engine, Found, Keys, Owner, Prints, Table};
 pub use variants::Form;
 use views::View;
 
@@ -54,6 +54,7 @@ struct Known {
     /// A source may give one version id to two values: both stay known.
     versions: HashMap<(SecretName, Version), Vec<KnownValue>>,
     next_id: u64,
+    crowd: Crowd,
 }
 
 struct KnownValue {
@@ -90,6 +91,7 @@ impl Redactor {
     ) -> Vec<Learned> {
         let keys = &self.shared.keys;
         let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut *known;
         let (mut new, mut answers) = (Vec::new(), Vec::new());
         for (name, version, value) in values {
             let id = known.next_id;
@@ -99,7 +101,7 @@ impl Redactor {
                 answers.push(same.learned);
                 continue;
             }
-            let (prints, learned) = value.expose(|bytes| prints(keys, bytes));
+            let (prints, learned) = value.expose(|bytes| prints(keys, &mut known.crowd, bytes));
             versions.push(KnownValue { id, digest, learned });
             known.next_id += 1;
             new.push((Owner { id, name: name.clone(), version: version.clone() }, prints));
@@ -167,11 +169,9 @@ impl fmt::Debug for Redactor {
 }
 
 /// What finds the value in any of its forms.
-fn prints(keys: &Keys, value: &[u8]) -> (Zeroizing<Vec<Print>>, Learned) {
-    let mut prints = Zeroizing::new(Vec::with_capacity(64));
-    let in_clear = variants::each(value, &mut |kind, form| keys.print(kind, form, &mut prints));
-    prints.sort_unstable();
-    prints.dedup_by(|one, before| one.finds_the_same_as(before));
+fn prints(keys: &Keys, crowd: &mut Crowd, value: &[u8]) -> (Prints, Learned) {
+    let mut prints = Prints::default();
+    let in_clear = variants::each(value, &mut |kind, form| keys.print(kind, form, crowd, &mut prints));
     (prints, Learned { too_short: !in_clear })
 }
 
@@ -211,9 +211,9 @@ fn find_percent<'e>(engine: &'e Engine, keys: &Keys, text: &[u8], layers: usize,
 }
 
 /// Finds that overlap become one: to pick the longest of them would leave the end of another in the clear. It has the name
-/// of the longest. Pieces of one secret that touch are one as well.
+/// of the longest, and among equals of the one learned first. Pieces of one secret that touch are one as well.
 fn union(mut found: Vec<Found<'_>>) -> Vec<Found<'_>> {
-    found.sort_by_key(|one| (one.range.start, Reverse(one.range.end)));
+    found.sort_by_key(|one| (one.range.start, Reverse(one.range.end), one.owner.id));
     let mut all: Vec<(Found<'_>, usize)> = Vec::new();
     for one in found {
         let len = one.range.len();
