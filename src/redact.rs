@@ -4,36 +4,43 @@
 //! It looks for values, not for what looks like a secret: it finds a password that no rule would, and leaves alone a hash
 //! that every rule would take. It holds none of the values ([`engine`]). What it cannot find: a value that was compressed,
 //! encrypted, hashed, reversed or cut into pieces, and values of fewer than eight bytes.
+//!
+//! [`Redactor::clean`] is for a text that is all there, [`Redactor::stream`] for one that comes in pieces.
 
 #[doc(hidden)]
 pub mod bench;
 mod engine;
+mod find;
+mod hits;
+mod json;
 #[cfg(feature = "daemon")]
 pub mod lines;
 #[cfg(feature = "daemon")]
 pub mod log;
+mod shapes;
+mod stream;
 mod variants;
 mod views;
 
 use std::{
     borrow::Cow,
-    cmp::Reverse,
     collections::HashMap,
     fmt, io,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
+
 use crate::{
     name::{SecretName, Version},
     secret::SecretValue,
 };
-use engine::{Crowd, Engine, Found, Keys, Owner, Prints, Table};
+use engine::{Crowd, Engine, Keys, Owner, Prints, Table};
+use find::{Finder, Held};
+pub use hits::Hit;
+use hits::Hits;
+pub use stream::{LineTooLong, MOST_HELD, Passed, Stream};
+use stream::Gathered;
 pub use variants::Form;
-use views::View;
-
-/// Layers of backslashes, and of percent-encoding, that are taken off a text in search of a value.
-const BACKSLASH_LAYERS: usize = 4;
-const PERCENT_LAYERS: usize = 2;
 
 /// Finds the values of secrets in text, and takes them out. A cheap handle: clones share what they know.
 #[derive(Clone)]
@@ -46,7 +53,13 @@ struct Shared {
     /// Held while a new engine is made, so that no addition is lost. Scans do not wait for it.
     known: Mutex<Known>,
     /// Swapped whole, and locked for no longer than that takes: a log line never waits for a table to be built.
-    engine: RwLock<Arc<Engine>>,
+    tables: RwLock<Tables>,
+}
+
+#[derive(Clone)]
+struct Tables {
+    engine: Arc<Engine>,
+    held: Arc<Held>,
 }
 
 #[derive(Default)]
@@ -67,15 +80,41 @@ struct KnownValue {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a value that is too short will not be redacted: tell the operator which secret it is, by name"]
 pub struct Learned {
-    /// The value, or every line of it, has fewer than eight bytes and will not be found in the clear: redacting it would
-    /// take ordinary words out of ordinary text.
+    /// The value, or every line of it, has fewer than eight bytes or is a word such as `password`, and will not be found in
+    /// the clear: redacting it would take ordinary words out of ordinary text.
     pub too_short: bool,
+    /// The value is digits and nothing else. It is redacted, as it may be a real account number; but so is any other number
+    /// that holds the same digits.
+    pub digits_only: bool,
 }
+
+/// What is asked of a redactor beside its values.
+#[derive(Clone, Default)]
+pub struct Wanted {
+    /// Takes out what has the shape of a well-known kind of key, too.
+    pub shapes: bool,
+    /// Which secrets may be named in the text; the others become `[redacted]`. All, if absent.
+    pub named: Option<Named>,
+}
+
+/// Says whether a secret may be named.
+pub type Named = Arc<dyn Fn(&SecretName) -> bool + Send + Sync>;
 
 impl Redactor {
     /// A redactor that knows nothing yet. Fails where the kernel gives no random bytes for its key.
     pub fn new() -> io::Result<Self> {
-        let shared = Shared { keys: Keys::random()?, known: Mutex::default(), engine: RwLock::default() };
+        Self::holding(Held::Longest)
+    }
+
+    /// One whose streams pass on all but what may be the start of a value. For this it holds the patterns in the clear, in
+    /// protected memory: only for a process whose tool has the same secrets.
+    pub fn streaming() -> io::Result<Self> {
+        Self::holding(Held::Prefixes(Vec::new()))
+    }
+
+    fn holding(held: Held) -> io::Result<Self> {
+        let tables = Tables { engine: Arc::default(), held: Arc::new(held) };
+        let shared = Shared { keys: Keys::random()?, known: Mutex::default(), tables: RwLock::new(tables) };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -93,6 +132,8 @@ impl Redactor {
         let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
         let known = &mut *known;
         let (mut new, mut answers) = (Vec::new(), Vec::new());
+        let mut tables = self.tables();
+        let mut held = tables.held.prefixes();
         for (name, version, value) in values {
             let id = known.next_id;
             let digest = value.expose(|bytes| keys.tag(bytes));
@@ -101,15 +142,20 @@ impl Redactor {
                 answers.push(same.learned);
                 continue;
             }
-            let (prints, learned) = value.expose(|bytes| prints(keys, &mut known.crowd, bytes));
+            let mut gathered = held.is_some().then(Gathered::default);
+            let (prints, learned) = value.expose(|bytes| prints(keys, &mut known.crowd, bytes, &mut gathered));
+            if let (Some(held), Some(gathered)) = (&mut held, gathered) {
+                held.push((id, gathered.sorted().map(Arc::new)));
+            }
             versions.push(KnownValue { id, digest, learned });
             known.next_id += 1;
             new.push((Owner { id, name: name.clone(), version: version.clone() }, prints));
             answers.push(learned);
         }
         if new.iter().any(|(_, prints)| !prints.is_empty()) {
-            let next = self.engine().with(Table::build(new));
-            self.publish(next);
+            tables.engine = Arc::new(tables.engine.with(Table::build(new)));
+            tables.held = held.map_or(tables.held, |held| Arc::new(Held::Prefixes(held)));
+            self.publish(tables);
         }
         answers
     }
@@ -118,28 +164,46 @@ impl Redactor {
     pub fn forget(&self, name: &SecretName, version: &Version) {
         let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(gone) = known.versions.remove(&(name.clone(), version.clone())) else { return };
-        let next = self.engine().without(&gone.iter().map(|one| one.id).collect());
-        self.publish(next);
+        let gone = gone.iter().map(|one| one.id).collect();
+        let mut tables = self.tables();
+        tables.engine = Arc::new(tables.engine.without(&gone));
+        if let Some(mut held) = tables.held.prefixes() {
+            held.retain(|(id, _)| !gone.contains(id));
+            tables.held = Arc::new(Held::Prefixes(held));
+        }
+        self.publish(tables);
     }
 
     /// The text with every known value replaced by `[redacted:NAME]`; the text itself where there is none.
     ///
     /// A form cannot span a newline; a text that was cut elsewhere may hide a value in the cut, so hand in whole lines.
     pub fn redact<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
-        let engine = self.engine();
-        let found = union(find(&engine, &self.shared.keys, text));
+        let tables = self.tables();
+        let found = find::union(self.finder(&tables, false).find(text).found, &|_| true);
         if found.is_empty() {
             return Cow::Borrowed(text);
         }
         let mut clean = Vec::with_capacity(text.len());
         let mut from = 0;
-        for Found { range, owner, .. } in found {
-            clean.extend_from_slice(&text[from..range.start]);
-            clean.extend_from_slice(format!("[redacted:{}]", owner.name).as_bytes());
-            from = range.end;
+        for one in found {
+            clean.extend_from_slice(&text[from..one.range.start]);
+            hits::placeholder(one.owner, true, &mut clean);
+            from = one.range.end;
         }
         clean.extend_from_slice(&text[from..]);
         Cow::Owned(clean)
+    }
+
+    /// A text that is all there, treated as a [`stream`](Self::stream) would: lines of JSON stay JSON, and what was found is
+    /// told. Fails on a line of JSON that is longer than [`MOST_HELD`].
+    pub fn clean<'t>(&self, text: &'t [u8], wanted: Wanted) -> Result<Passed<'t>, LineTooLong> {
+        self.stream(wanted).clean(text)
+    }
+
+    /// Takes the values out of a text that comes in pieces. One stream for each channel: what is held of one must not be
+    /// joined with another.
+    pub fn stream(&self, wanted: Wanted) -> Stream {
+        Stream::new(self.clone(), wanted)
     }
 
     /// [`redact`](Self::redact) for text. Where a binary value ended within a character, what is left of it becomes U+FFFD.
@@ -150,15 +214,23 @@ impl Redactor {
         }
     }
 
-    fn engine(&self) -> Arc<Engine> {
-        Arc::clone(&self.shared.engine.read().unwrap_or_else(PoisonError::into_inner))
+    fn tables(&self) -> Tables {
+        self.shared.tables.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn publish(&self, next: Engine) {
-        let next = Arc::new(next);
-        let last = std::mem::replace(&mut *self.shared.engine.write().unwrap_or_else(PoisonError::into_inner), next);
+    fn finder<'e>(&'e self, tables: &'e Tables, shapes: bool) -> Finder<'e> {
+        Finder { engine: &tables.engine, keys: &self.shared.keys, shapes, goes_on: None }
+    }
+
+    fn publish(&self, next: Tables) {
+        let last = std::mem::replace(&mut *self.shared.tables.write().unwrap_or_else(PoisonError::into_inner), next);
         // Wiping the tables takes a while: not under the lock.
         drop(last);
+    }
+
+    #[cfg(test)]
+    fn engine(&self) -> Arc<Engine> {
+        self.tables().engine
     }
 }
 
@@ -169,68 +241,14 @@ impl fmt::Debug for Redactor {
 }
 
 /// What finds the value in any of its forms.
-fn prints(keys: &Keys, crowd: &mut Crowd, value: &[u8]) -> (Prints, Learned) {
+fn prints(keys: &Keys, crowd: &mut Crowd, value: &[u8], gathered: &mut Option<Gathered>) -> (Prints, Learned) {
     let mut prints = Prints::default();
-    let in_clear = variants::each(value, &mut |kind, form| keys.print(kind, form, crowd, &mut prints));
-    (prints, Learned { too_short: !in_clear })
-}
-
-/// Every find in the text as it stands and with its escapes taken off, layer by layer, in terms of the text as it stands.
-fn find<'e>(engine: &'e Engine, keys: &Keys, text: &[u8]) -> Vec<Found<'e>> {
-    let mut found = Vec::new();
-    let mut layers: Vec<View> = Vec::new();
-    loop {
-        let here = layers.last().map_or(text, |view| &view.bytes);
-        let below = (layers.len() < BACKSLASH_LAYERS).then(|| View::backslash(here)).flatten();
-        let mut at_layer = Vec::new();
-        engine.scan(keys, here, &mut at_layer);
-        find_percent(engine, keys, here, PERCENT_LAYERS, &mut at_layer);
-        for Found { mut range, owner, form } in at_layer {
-            // In the text itself an escape is one; what looks like one further down may be the value's own backslash.
-            if let (true, Some(view)) = (layers.is_empty(), &below) {
-                range = view.whole(range);
-            }
-            range = layers.iter().rev().fold(range, |range, view| view.source(range));
-            found.push(Found { range, owner, form: form.seen_through(!layers.is_empty(), Form::Escaped) });
-        }
-        match below {
-            Some(view) => layers.push(view),
-            None => return found,
-        }
-    }
-}
-
-fn find_percent<'e>(engine: &'e Engine, keys: &Keys, text: &[u8], layers: usize, found: &mut Vec<Found<'e>>) {
-    let Some(view) = (layers > 0).then(|| View::percent(text)).flatten() else { return };
-    let mut inside = Vec::new();
-    engine.scan(keys, &view.bytes, &mut inside);
-    find_percent(engine, keys, &view.bytes, layers - 1, &mut inside);
-    let outside =
-        |one: Found<'e>| Found { range: view.source(one.range), form: one.form.seen_through(true, Form::Percent), ..one };
-    found.extend(inside.into_iter().map(outside));
-}
-
-/// Finds that overlap become one: to pick the longest of them would leave the end of another in the clear. It has the name
-/// of the longest, and among equals of the one learned first. Pieces of one secret that touch are one as well.
-fn union(mut found: Vec<Found<'_>>) -> Vec<Found<'_>> {
-    found.sort_by_key(|one| (one.range.start, Reverse(one.range.end), one.owner.id));
-    let mut all: Vec<(Found<'_>, usize)> = Vec::new();
-    for one in found {
-        let len = one.range.len();
-        match all.last_mut() {
-            Some((last, longest))
-                if one.range.start < last.range.end
-                    || (one.range.start == last.range.end && one.owner.name == last.owner.name) =>
-            {
-                last.range.end = last.range.end.max(one.range.end);
-                if len > *longest {
-                    (last.owner, last.form, *longest) = (one.owner, one.form, len);
-                }
-            }
-            _ => all.push((one, len)),
-        }
-    }
-    all.into_iter().map(|(one, _)| one).collect()
+    let in_clear = variants::each(value, &mut |kind, form| {
+        keys.print(kind, form, crowd, &mut prints);
+        gathered.iter_mut().for_each(|gathered| gathered.add(form));
+    });
+    let digits_only = in_clear && value.trim_ascii().iter().all(u8::is_ascii_digit);
+    (prints, Learned { too_short: !in_clear, digits_only })
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ fn start(arguments: Arguments) -> Result<ExitCode, Failure> {
 
 /// Starts the tool, and filters what it writes until it has ended.
 fn stand_by(tool: Tool, granted: Granted, guardian: Guardian, signals: &Signals) -> Result<ExitCode, Failure> {
-    let redactor = Redactor::new()?;
+    let redactor = Redactor::streaming()?;
     learn(&redactor, &granted.secrets);
     let start = tool.start()?;
     let (sender, events) = process::channel()?;
@@ -95,7 +95,7 @@ fn stand_by(tool: Tool, granted: Granted, guardian: Guardian, signals: &Signals)
     let (told, known) = (tool.clone(), redactor.clone());
     let followed = granted.follow(move |news| hear(news, &told, &known, &sender))?;
     let stops = tool.plan().on_redaction() == OnRedaction::Stop;
-    let mut cleaner = Cleaner::new(redactor, followed.reporter(), stops);
+    let mut cleaner = Cleaner::new(redactor, tool.plan().redact_shapes, stops, followed.reporter());
     let ended = process::supervise(guardian, signals, start, &mut cleaner, &events);
     drop(cleaner);
     followed.finish();

@@ -32,7 +32,7 @@ use std::{collections::HashSet, ops::Range, sync::Arc};
 use super::Form;
 use crate::name::{SecretName, Version};
 use filter::{Filter, Hits, Long, Short, Tier};
-pub(super) use print::{Crowd, Keys, Prints};
+pub(super) use print::{Crowd, Keys, LONGEST, Prints};
 pub(super) use table::Table;
 use table::{Finds, Index};
 

@@ -3,9 +3,11 @@
 //! No form of a value holds a newline, so a line that is complete can be cleaned and passed on at once, and nothing of the next can
 //! change it. The last piece waits for its end.
 
+use std::sync::Arc;
+
 use zeroize::Zeroizing;
 
-use super::{Form, Redactor, find, union};
+use super::{Form, Redactor, Wanted};
 use crate::name::{SecretName, Version};
 
 /// The longest line. One that is longer cannot be cleaned, and nothing of it passes.
@@ -36,8 +38,7 @@ pub struct Clean {
 /// Cleans a text that comes in pieces.
 pub struct Lines {
     redactor: Redactor,
-    /// Says a secret's name in its place, or not.
-    named: Box<dyn Fn(&SecretName) -> bool + Send + Sync>,
+    wanted: Wanted,
     /// The beginning of a line, wiped when it goes.
     beginning: Zeroizing<Vec<u8>>,
     /// Of the line that begins next.
@@ -47,7 +48,8 @@ pub struct Lines {
 impl Lines {
     /// `named`: is this secret named where it is found? If not, `[redacted]` stands there.
     pub fn new(redactor: Redactor, named: impl Fn(&SecretName) -> bool + Send + Sync + 'static) -> Self {
-        Self { redactor, named: Box::new(named), beginning: Zeroizing::default(), line: 1 }
+        let wanted = Wanted { named: Some(Arc::new(named)), ..Wanted::default() };
+        Self { redactor, wanted, beginning: Zeroizing::default(), line: 1 }
     }
 
     /// Takes the next piece, and gives the lines that are complete.
@@ -59,8 +61,8 @@ impl Lines {
             let first = lines.iter().position(|b| *b == b'\n').map_or(lines.len(), |at| at + 1);
             self.keep(&lines[..first])?;
             let whole = std::mem::take(&mut self.beginning);
-            self.clean(&whole, &mut clean);
-            self.clean(&lines[first..], &mut clean);
+            self.clean(&whole, &mut clean)?;
+            self.clean(&lines[first..], &mut clean)?;
         }
         self.keep(rest)?;
         Ok(clean)
@@ -70,7 +72,8 @@ impl Lines {
     pub fn finish(&mut self) -> Clean {
         let mut clean = Clean::default();
         let rest = std::mem::take(&mut self.beginning);
-        self.clean(&rest, &mut clean);
+        // A line of this length can be cleaned; if it could not, nothing of it would pass.
+        let _ = self.clean(&rest, &mut clean);
         clean
     }
 
@@ -89,38 +92,27 @@ impl Lines {
         Ok(())
     }
 
-    /// Whole lines.
-    fn clean(&mut self, text: &[u8], clean: &mut Clean) {
-        for (at, line) in text.split_inclusive(|b| *b == b'\n').enumerate() {
-            let number = self.line + at as u64;
-            let named = &self.named;
-            clean_line(&self.redactor, line, &mut clean.text, |secret, version, form| {
-                clean.hits.push(Hit { secret: secret.clone(), version: version.clone(), form, line: number });
-                named(secret)
-            });
+    /// Whole lines. Most text holds nothing, and is looked through at once; where something is found, it is by the line.
+    fn clean(&mut self, text: &[u8], clean: &mut Clean) -> Result<(), LineTooLong> {
+        let pass = |text| self.redactor.clean(text, self.wanted.clone()).map_err(|_| LineTooLong);
+        if pass(text)?.hits.is_empty() {
+            clean.text.extend_from_slice(text);
+        } else {
+            for (line, at) in text.split_inclusive(|b| *b == b'\n').zip(self.line..) {
+                let passed = pass(line)?;
+                clean.text.extend_from_slice(&passed.text);
+                clean.hits.extend(passed.hits.into_iter().flat_map(|hit| hits(hit, at)));
+            }
         }
         self.line += text.iter().filter(|b| **b == b'\n').count() as u64;
+        Ok(())
     }
 }
 
-/// The one place where a line meets the engine: appends it to `clean`, and asks `hit` of each find whether to name it.
-fn clean_line(
-    redactor: &Redactor,
-    line: &[u8],
-    clean: &mut Vec<u8>,
-    mut hit: impl FnMut(&SecretName, &Version, Form) -> bool,
-) {
-    let engine = redactor.engine();
-    let mut from = 0;
-    for found in union(find(&engine, &redactor.shared.keys, line)) {
-        clean.extend_from_slice(&line[from..found.range.start]);
-        match hit(&found.owner.name, &found.owner.version, found.form) {
-            true => clean.extend_from_slice(format!("[redacted:{}]", found.owner.name).as_bytes()),
-            false => clean.extend_from_slice(b"[redacted]"),
-        }
-        from = found.range.end;
-    }
-    clean.extend_from_slice(&line[from..]);
+/// Each find by itself.
+fn hits(super::Hit { name, version, form, count }: super::Hit, line: u64) -> impl Iterator<Item = Hit> {
+    let hit = version.map(|version| Hit { secret: name, version, form, line });
+    hit.into_iter().flat_map(move |hit| std::iter::repeat_n(hit, count as usize))
 }
 
 #[cfg(test)]

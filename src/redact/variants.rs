@@ -10,7 +10,7 @@ use std::io::Write;
 
 use zeroize::Zeroizing;
 
-use super::views::View;
+use super::views::{Layer, View};
 
 /// Bytes below which a value is not looked for: it would be found in ordinary text, and its encodings in ordinary numbers.
 pub(super) const FLOOR: usize = 8;
@@ -23,7 +23,7 @@ const NESTING: usize = 3;
 pub enum Form {
     /// As it is.
     Raw,
-    /// Escaped, as JSON, Rust, C, Python or a shell do it.
+    /// Escaped or quoted, as JSON, Rust, C, Python, a shell, HTML or SQL do it.
     Escaped,
     Percent,
     Hex,
@@ -82,14 +82,23 @@ fn part(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
     if value.len() < FLOOR {
         return;
     }
+    if is_common_word(value) {
+        return;
+    }
     if value.contains(&b'\n') {
         see(value);
+        other_line_ends(value, see);
         value.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| looked_for(line)).for_each(&mut *see);
     } else if looked_for(value) {
         see(value);
     }
     if depth == 0 {
         return;
+    }
+    if let [quote @ (b'"' | b'\''), inside @ .., last] = value
+        && quote == last
+    {
+        part(inside, depth - 1, see);
     }
     match std::str::from_utf8(value) {
         Ok(_) => {
@@ -110,12 +119,46 @@ fn part(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
     }
 }
 
-/// The strings in a JSON object or array, without the object's keys.
+/// Words of eight letters and more that stand where a secret should, and in any text. To redact them would break the text and
+/// protect nothing. Digits are another matter: eight of them may be a real account number, so they are redacted, and the
+/// operator is told.
+const COMMON_WORDS: [&[u8]; 14] = [
+    b"anonymous", b"changeit", b"changeme", b"database", b"disabled", b"localhost", b"password", b"placeholder", b"postgres",
+    b"postgresql", b"redacted", b"required", b"undefined", b"username",
+];
+
+fn is_common_word(value: &[u8]) -> bool {
+    COMMON_WORDS.iter().any(|word| word.eq_ignore_ascii_case(value))
+}
+
+/// A multi-line value as a program prints it that reads or writes text with the other kind of line ends.
+fn other_line_ends(value: &[u8], see: &mut dyn FnMut(&[u8])) {
+    let mut other = Zeroizing::new(Vec::with_capacity(value.len() * 2));
+    let crlf = value.windows(2).any(|two| two == b"\r\n");
+    for (at, b) in value.iter().enumerate() {
+        match b {
+            b'\r' if value.get(at + 1) == Some(&b'\n') => {}
+            b'\n' if !crlf => other.extend_from_slice(b"\r\n"),
+            b => other.push(*b),
+        }
+    }
+    see(&other);
+}
+
+/// Keys of JSON secrets, as AWS Secrets Manager and others write them, whose values say where the secret is for: `us-east-1`
+/// and `postgres` are in every other line of a log.
+const PUBLIC_KEYS: [&[u8]; 12] = [
+    b"database", b"dbInstanceIdentifier", b"dbname", b"engine", b"host", b"hostname", b"port", b"protocol", b"region", b"scheme",
+    b"type", b"token_uri",
+];
+
+/// The strings in a JSON object or array, without the object's keys, and without what stands under a public key. Numbers are
+/// left: times and ids are, PINs seldom.
 fn json_strings(value: &[u8], see: &mut dyn FnMut(&[u8])) {
     if !matches!(value.first(), Some(b'{' | b'[')) || serde_json::from_slice::<serde::de::IgnoredAny>(value).is_err() {
         return;
     }
-    let mut rest = value;
+    let (mut rest, mut key): (_, &[u8]) = (value, b"");
     while let Some(open) = rest.iter().position(|b| *b == b'"') {
         let inside = &rest[open + 1..];
         let mut end = 0;
@@ -123,9 +166,11 @@ fn json_strings(value: &[u8], see: &mut dyn FnMut(&[u8])) {
             end += if inside[end] == b'\\' { 2 } else { 1 };
         }
         rest = &inside[end + 1..];
-        if rest.trim_ascii_start().first() != Some(&b':') {
-            match View::backslash(&inside[..end]) {
-                Some(plain) => see(&plain.bytes),
+        if rest.trim_ascii_start().first() == Some(&b':') {
+            key = &inside[..end];
+        } else if !PUBLIC_KEYS.contains(&key) {
+            match View::whole_of(Layer::Backslash, &inside[..end]) {
+                Some(plain) => see(plain.bytes()),
                 None => see(&inside[..end]),
             }
         }
@@ -142,37 +187,60 @@ fn url_password(value: &[u8], see: &mut dyn FnMut(&[u8])) {
     let Some(userinfo) = userinfo else { return };
     let secret = userinfo.iter().position(|b| *b == b':').map_or(userinfo, |colon| &userinfo[colon + 1..]);
     see(secret);
-    if let Some(plain) = View::percent(secret) {
-        see(&plain.bytes);
+    if let Some(plain) = View::whole_of(Layer::Percent, secret) {
+        see(plain.bytes());
     }
 }
 
 fn encodings(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) {
     let mut form = |kind: Form, most: usize, write: &dyn Fn(&mut Vec<u8>)| {
-        made(value.len() * most, write, &mut |line| see(kind, line));
+        made(most, write, &mut |line| see(kind, line));
     };
-    form(Form::Raw, 1, &|out| out.extend_from_slice(value));
+    form(Form::Raw, value.len() * 1, &|out| out.extend_from_slice(value));
     for digits in [LOWER, UPPER] {
-        form(Form::Hex, 2, &|out| value.iter().for_each(|b| out.extend(hex(*b, digits))));
+        form(Form::Hex, value.len() * 2, &|out| value.iter().for_each(|b| out.extend(hex(*b, digits))));
         for (keep, space) in PERCENT {
-            form(Form::Percent, 3, &|out| percent(value, keep, space, digits, out));
+            form(Form::Percent, value.len() * 3, &|out| percent(value, keep, space, digits, out));
         }
-        form(Form::Escaped, 4, &|out| escaped_bytes(value, digits, out));
+        form(Form::Escaped, value.len() * 4, &|out| escaped_bytes(value, digits, out));
+        // Fingerprints, `xxd`, .NET's BitConverter, C.
+        for join in [":", " ", "-"] {
+            form(Form::Hex, value.len() * 3, &|out| listed(value, join, out, |b, out| out.extend(hex(*b, digits))));
+        }
+        form(Form::Bytes, value.len() * 6, &|out| listed(value, ", ", out, |b, out| [b"0x", &hex(*b, digits)].iter().for_each(|part| out.extend(*part))));
     }
-    for alphabet in [b"+/", b"-_"] {
-        for offset in 0..3 {
-            form(Form::Base64, 2, &|out| base64_inner(value, offset, alphabet, out));
+    // What a shell, YAML, SQL and CSV make of a quote within quotes, and PowerShell of what it would expand.
+    let quotes: [(u8, &[u8]); 5] = [(b'\'', b"'\\''"), (b'\'', b"'\"'\"'"), (b'\'', b"''"), (b'"', b"\"\""), (b'"', b"`\"")];
+    for (quote, written) in quotes.into_iter().filter(|(quote, _)| value.contains(quote)) {
+        form(Form::Escaped, value.len() * 5, &|out| replaced(value, |b| b == quote, written, out));
+    }
+    if value.iter().any(|b| b"`$\"".contains(b)) {
+        form(Form::Escaped, value.len() * 2, &|out| value.iter().for_each(|b| {
+            out.extend_from_slice(if b"`$\"".contains(b) { b"`" } else { b"" });
+            out.push(*b);
+        }));
+    }
+    let mut base64 = |value: &[u8]| {
+        for (alphabet, offset) in [b"+/", b"-_"].into_iter().flat_map(|alphabet| (0..3).map(move |offset| (alphabet, offset))) {
+            form(Form::Base64, value.len() * 2, &|out| base64_inner(value, offset, alphabet, out));
         }
+    };
+    base64(value);
+    // PowerShell's -EncodedCommand, and whatever else is base64 of a Windows string.
+    if let Ok(text) = std::str::from_utf8(value) {
+        let mut wide = Zeroizing::new(Vec::with_capacity(value.len() * 2));
+        text.encode_utf16().for_each(|unit| wide.extend(unit.to_le_bytes()));
+        base64(&wide);
     }
     // `{:?}` of a Vec<u8>, the same as compact JSON, and `{:02x?}`.
     for join in [", ", ","] {
-        form(Form::Bytes, 5, &|out| listed(value, join, out, |b, out| write!(out, "{b}")));
+        form(Form::Bytes, value.len() * 5, &|out| listed(value, join, out, |b, out| drop(write!(out, "{b}"))));
     }
-    form(Form::Bytes, 5, &|out| listed(value, ", ", out, |b, out| write!(out, "{b:02x}")));
+    form(Form::Bytes, value.len() * 5, &|out| listed(value, ", ", out, |b, out| out.extend(hex(*b, LOWER))));
 
     let Ok(text) = std::str::from_utf8(value) else { return };
-    form(Form::Utf16, 2, &|out| text.encode_utf16().for_each(|unit| out.extend(unit.to_le_bytes())));
-    form(Form::Utf16, 2, &|out| text.encode_utf16().for_each(|unit| out.extend(unit.to_be_bytes())));
+    form(Form::Utf16, value.len() * 2, &|out| text.encode_utf16().for_each(|unit| out.extend(unit.to_le_bytes())));
+    form(Form::Utf16, value.len() * 2, &|out| text.encode_utf16().for_each(|unit| out.extend(unit.to_be_bytes())));
     let mut escaped = |line: &[u8]| see(Form::Escaped, line);
     made(value.len() * 6, &|out| drop(write!(out, "{text:?}")), &mut |quoted| escaped(&quoted[1..quoted.len() - 1]));
     for style in JSON {
@@ -237,11 +305,16 @@ fn escaped_bytes(value: &[u8], digits: &[u8; 16], out: &mut Vec<u8>) {
     }
 }
 
-fn listed(value: &[u8], join: &str, out: &mut Vec<u8>, write: impl Fn(&u8, &mut Vec<u8>) -> std::io::Result<()>) {
+fn replaced(value: &[u8], which: impl Fn(u8) -> bool, written: &[u8], out: &mut Vec<u8>) {
+    for b in value {
+        if which(*b) { out.extend_from_slice(written) } else { out.push(*b) }
+    }
+}
+
+fn listed(value: &[u8], join: &str, out: &mut Vec<u8>, write: impl Fn(&u8, &mut Vec<u8>)) {
     for (at, b) in value.iter().enumerate() {
         out.extend_from_slice(if at == 0 { b"" } else { join.as_bytes() });
-        // Writing to a Vec does not fail.
-        drop(write(b, out));
+        write(b, out);
     }
 }
 

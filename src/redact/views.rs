@@ -2,60 +2,154 @@
 //!
 //! A list of a value's escaped forms cannot be complete: any character may be written `\uXXXX`, or not. So the scanner also
 //! looks at the text unescaped, and a find is mapped back. Escapes are atomic on the way: half of one is never redacted.
+//!
+//! A view shows what is near an escape. Further away it would repeat the text, where the scanner has looked already: a long
+//! stretch without escapes is left out, and a newline, which no form has, stands for it.
+
+mod escapes;
+mod wrapped;
 
 use std::ops::Range;
 
-use zeroize::Zeroizing;
+use memchr::memchr;
+
+use crate::secret::wipe_bytes;
+use escapes::Reading;
+
+/// Bytes shown on either side of an escape: more than a pattern of [`LONGEST`](super::engine::LONGEST) takes with each of its
+/// bytes percent-encoded twice, or written as an entity.
+const NEAR: usize = 4096;
+
+/// No escape is longer than this; what is, stands for bytes left out.
+const LONGEST_ESCAPE: usize = 96;
+
+/// A layer that can be taken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// The backslashes of JSON, Rust, C, Python and the shell.
+    Backslash,
+    Percent,
+    /// `&quot;`, `&#39;`, `&#x27;`: HTML and XML.
+    Entity,
+    /// The line ends within base64 or hex.
+    Wrapped,
+}
+
+/// Where a newline in a view is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Newline {
+    /// The text has it there.
+    Text,
+    /// It was written as an escape.
+    Escape,
+    /// It stands for what was left out.
+    Gap,
+}
 
 /// A text with one layer of escapes taken off. It may hold a secret in the clear, so it is wiped when dropped.
 pub(super) struct View {
-    pub bytes: Zeroizing<Vec<u8>>,
+    bytes: Vec<u8>,
     escapes: Vec<Escape>,
+    /// Bytes shown on either side of an escape.
+    near: usize,
 }
 
 /// `taken` bytes of the source, from `from` on, became `given` bytes of the view, from `at` on.
 struct Escape {
-    from: usize,
-    at: usize,
-    taken: u8,
+    from: u32,
+    at: u32,
+    taken: u32,
     given: u8,
 }
 
-/// What one escape says: its length, the bytes it stands for, and how many they are.
-type Decoded = (usize, [u8; 4], usize);
+impl Escape {
+    fn end(&self) -> usize {
+        (self.from + self.taken) as usize
+    }
+
+    fn is_gap(&self) -> bool {
+        self.taken as usize > LONGEST_ESCAPE
+    }
+}
 
 impl View {
-    /// Takes off the backslashes of JSON, Rust, C, Python and the shell. None where there is nothing to take off.
-    pub fn backslash(source: &[u8]) -> Option<Self> {
-        Self::decode(source, b'\\', backslash)
+    /// The source with the layer taken off; none where there is nothing to take off. If the source will go on, the view ends
+    /// before an escape that is not complete yet.
+    pub fn of(layer: Layer, source: &[u8], goes_on: bool, newline: &dyn Fn(usize) -> Newline) -> Option<Self> {
+        Self::layer(layer, source, goes_on, NEAR, newline)
     }
 
-    /// Takes off percent-encoding. None where there is nothing to take off.
-    pub fn percent(source: &[u8]) -> Option<Self> {
-        Self::decode(source, b'%', |rest| byte(3, hex(rest.get(1..3)?)? as u8))
-    }
-
-    fn decode(source: &[u8], mark: u8, escape: fn(&[u8]) -> Option<Decoded>) -> Option<Self> {
-        if !source.contains(&mark) {
-            return None;
+    fn layer(
+        layer: Layer,
+        source: &[u8],
+        goes_on: bool,
+        near: usize,
+        newline: &dyn Fn(usize) -> Newline,
+    ) -> Option<Self> {
+        // Offsets are kept in 32 bits. No caller has a text that long; one that had gets no views, not wrong ones.
+        u32::try_from(source.len()).ok()?;
+        match layer {
+            Layer::Backslash => Self::decode(source, b'\\', escapes::backslash, goes_on, near),
+            Layer::Percent => Self::decode(source, b'%', escapes::percent, goes_on, near),
+            Layer::Entity => Self::decode(source, b'&', escapes::entity, goes_on, near),
+            Layer::Wrapped => wrapped::unwrap(source, goes_on, newline),
         }
-        // An escape is never shorter than what it stands for: the buffer does not grow.
-        let mut view = Self { bytes: Zeroizing::new(Vec::with_capacity(source.len())), escapes: Vec::new() };
-        let mut from = 0;
-        while let Some(&b) = source.get(from) {
-            match (b == mark).then(|| escape(&source[from..])).flatten() {
-                Some((taken, bytes, given)) => {
-                    view.escapes.push(Escape { from, at: view.bytes.len(), taken: taken as u8, given: given as u8 });
-                    view.bytes.extend_from_slice(&bytes[..given]);
+    }
+
+    /// A text that is all there with the layer taken off, and nothing left out.
+    pub fn whole_of(layer: Layer, source: &[u8]) -> Option<Self> {
+        Self::layer(layer, source, false, usize::MAX / 4, &|_| Newline::Text)
+    }
+
+    fn decode(source: &[u8], mark: u8, read: fn(&[u8]) -> Reading, goes_on: bool, near: usize) -> Option<Self> {
+        let first = memchr(mark, source)?;
+        let mut view = Self::empty(source.len() - first.saturating_sub(2 * near), near);
+        let (mut from, mut next) = (0, Some(first));
+        while let Some(run) = next {
+            view.copy(source, from..from + run);
+            from += run;
+            match read(&source[from..]) {
+                Reading::Unfinished | Reading::MayGrow(..) if goes_on => return Some(view),
+                Reading::Escape(taken, bytes, given) | Reading::MayGrow(taken, bytes, given) => {
+                    view.escape(from, taken, &bytes[..given]);
                     from += taken;
                 }
-                None => {
-                    view.bytes.push(b);
+                Reading::No | Reading::Unfinished => {
+                    view.bytes.push(mark);
                     from += 1;
                 }
             }
+            next = memchr(mark, &source[from..]);
         }
+        view.copy(source, from..source.len());
         (!view.escapes.is_empty()).then_some(view)
+    }
+
+    fn empty(room: usize, near: usize) -> Self {
+        // An escape is never shorter than what it stands for: the buffer does not grow.
+        Self { bytes: Vec::with_capacity(room), escapes: Vec::new(), near }
+    }
+
+    fn escape(&mut self, from: usize, taken: usize, given: &[u8]) {
+        let escape = Escape { from: from as u32, at: self.bytes.len() as u32, taken: taken as u32, given: given.len() as u8 };
+        self.escapes.push(escape);
+        self.bytes.extend_from_slice(given);
+    }
+
+    /// Shows the range, or the ends of it.
+    fn copy(&mut self, source: &[u8], range: Range<usize>) {
+        if range.len() > 2 * self.near + LONGEST_ESCAPE {
+            let (head, tail) = (range.start + self.near, range.end - self.near);
+            self.bytes.extend_from_slice(&source[range.start..head]);
+            self.escape(head, tail - head, b"\n");
+            self.bytes.extend_from_slice(&source[tail..range.end]);
+        } else {
+            self.bytes.extend_from_slice(&source[range]);
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// The bytes of the source that the given, non-empty range of the view stands for.
@@ -63,74 +157,36 @@ impl View {
         self.source_of(range.start).start..self.source_of(range.end - 1).end
     }
 
-    fn source_of(&self, at: usize) -> Range<usize> {
-        let before = self.escapes.partition_point(|e| e.at <= at);
+    /// Where in the source the byte at `at` comes from. One past the last byte of the view is where the source goes on.
+    pub fn source_of(&self, at: usize) -> Range<usize> {
+        let before = self.escapes.partition_point(|e| e.at as usize <= at);
         let Some(e) = before.checked_sub(1).map(|i| &self.escapes[i]) else { return at..at + 1 };
-        let after = e.from + usize::from(e.taken);
-        match (at - e.at).checked_sub(usize::from(e.given)) {
-            None => e.from..after,
-            Some(further) => after + further..after + further + 1,
+        match (at - e.at as usize).checked_sub(usize::from(e.given)) {
+            None => e.from as usize..e.end(),
+            Some(further) => e.end() + further..e.end() + further + 1,
         }
+    }
+
+    /// What the newline at `at` is in the source, if it is not one there.
+    pub fn newline(&self, at: usize) -> Option<Newline> {
+        let e = &self.escapes[self.escapes.partition_point(|e| e.at as usize <= at).checked_sub(1)?];
+        let within = at - e.at as usize <= usize::from(e.given).saturating_sub(1) && e.given > 0;
+        within.then_some(if e.is_gap() { Newline::Gap } else { Newline::Escape })
     }
 
     /// A range of the source, widened so that it cuts no escape in half.
     pub fn whole(&self, range: Range<usize>) -> Range<usize> {
         let around = |at: usize| {
-            let e = &self.escapes[self.escapes.partition_point(|e| e.from < at).checked_sub(1)?];
-            let end = e.from + usize::from(e.taken);
-            (at < end).then_some(e.from..end)
+            let e = &self.escapes[self.escapes.partition_point(|e| (e.from as usize) < at).checked_sub(1)?];
+            (at < e.end() && !e.is_gap()).then_some(e.from as usize..e.end())
         };
         let start = around(range.start).map_or(range.start, |e| e.start);
         start..around(range.end).map_or(range.end, |e| e.end)
     }
 }
 
-fn hex(digits: &[u8]) -> Option<u32> {
-    digits.iter().try_fold(0u32, |n, d| Some(n.checked_mul(16)? | char::from(*d).to_digit(16)?))
-}
-
-fn byte(taken: usize, byte: u8) -> Option<Decoded> {
-    Some((taken, [byte, 0, 0, 0], 1))
-}
-
-fn code_point(taken: usize, code: u32) -> Option<Decoded> {
-    let mut bytes = [0; 4];
-    let given = char::from_u32(code)?.encode_utf8(&mut bytes).len();
-    Some((taken, bytes, given))
-}
-
-fn backslash(rest: &[u8]) -> Option<Decoded> {
-    match *rest.get(1)? {
-        b'n' => byte(2, b'\n'),
-        b'r' => byte(2, b'\r'),
-        b't' => byte(2, b'\t'),
-        b'b' => byte(2, 8),
-        b'f' => byte(2, 12),
-        b'v' => byte(2, 11),
-        b'a' => byte(2, 7),
-        b'e' => byte(2, 27),
-        b'x' => byte(4, hex(rest.get(2..4)?)? as u8),
-        b'u' if rest.get(2) == Some(&b'{') => {
-            // Rust's \u{1f600}: one to six digits.
-            let digits = rest[3..].iter().take(7).position(|b| *b == b'}').filter(|n| *n > 0)?;
-            code_point(digits + 4, hex(&rest[3..3 + digits])?)
-        }
-        b'u' => match hex(rest.get(2..6)?)? {
-            high @ 0xd800..0xdc00 => {
-                let low = rest.get(6..12).filter(|low| low.starts_with(b"\\u")).and_then(|low| hex(&low[2..]))?;
-                let low = low.checked_sub(0xdc00).filter(|low| *low < 0x400)?;
-                code_point(12, 0x10000 + ((high - 0xd800) << 10) + low)
-            }
-            code => code_point(6, code),
-        },
-        b'U' => code_point(10, hex(rest.get(2..10)?)?),
-        b'0'..=b'7' => match rest[1..] {
-            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', ..] => byte(4, (a & 3) << 6 | (b & 7) << 3 | (c & 7)),
-            [b'0', ..] => byte(2, 0),
-            _ => None,
-        },
-        // `\\`, `\"`, `\'`, `\/`, and what a shell or a regular expression quotes.
-        other if other.is_ascii_punctuation() || other == b' ' => byte(2, other),
-        _ => None,
+impl Drop for View {
+    fn drop(&mut self) {
+        wipe_bytes(&mut self.bytes);
     }
 }

@@ -2,42 +2,67 @@
 
 use std::collections::HashMap;
 
-use zeroize::Zeroizing;
-
 use super::{
     process::{Channel, Filter, Verdict},
     session::Reporter,
 };
-use crate::redact::Redactor;
+use crate::{
+    proto::v1,
+    redact::{Form, Hit, LineTooLong, Passed, Redactor, Stream, Wanted},
+};
 
 /// Takes values out, and reports each.
 pub struct Cleaner {
     redactor: Redactor,
-    lines: HashMap<Channel, Zeroizing<Vec<u8>>>,
+    shapes: bool,
+    /// What is held of one channel is not joined with another.
+    streams: HashMap<Channel, Stream>,
     reporter: Reporter,
+    /// Policy stops the tool when something is found.
     stops: bool,
 }
 
 impl Cleaner {
-    pub fn new(redactor: Redactor, reporter: Reporter, stops: bool) -> Self {
-        Self { redactor, lines: HashMap::new(), reporter, stops }
+    pub fn new(redactor: Redactor, shapes: bool, stops: bool, reporter: Reporter) -> Self {
+        Self { redactor, shapes, streams: HashMap::new(), reporter, stops }
+    }
+
+    /// Passes on what may be, and reports what was found. Where the tool is to be stopped, nothing is passed on.
+    fn judge(&self, channel: Channel, passed: Result<Passed<'_>, LineTooLong>, out: &mut Vec<u8>) -> Verdict {
+        let Ok(Passed { text, hits }) = passed else { return Verdict::Stop };
+        let stops = self.stops && !hits.is_empty();
+        hits.into_iter().for_each(|hit| self.reporter.report(report(hit, channel, stops)));
+        if stops {
+            return Verdict::Stop;
+        }
+        out.extend_from_slice(&text);
+        Verdict::Pass
     }
 }
 
 impl Filter for Cleaner {
     fn push(&mut self, channel: Channel, bytes: &[u8], out: &mut Vec<u8>) -> Verdict {
-        let line = self.lines.entry(channel).or_default();
-        line.extend_from_slice(bytes);
-        let end = line.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-        out.extend_from_slice(&self.redactor.redact(&line[..end]));
-        line.drain(..end);
-        let _ = (&self.reporter, self.stops);
-        Verdict::Pass
+        let (redactor, wanted) = (&self.redactor, Wanted { shapes: self.shapes, named: None });
+        let mut stream = self.streams.remove(&channel).unwrap_or_else(|| redactor.stream(wanted));
+        let verdict = self.judge(channel, stream.push(bytes), out);
+        self.streams.insert(channel, stream);
+        verdict
     }
 
     fn finish(&mut self, channel: Channel, out: &mut Vec<u8>) -> Verdict {
-        let line = self.lines.remove(&channel).unwrap_or_default();
-        out.extend_from_slice(&self.redactor.redact(&line));
-        Verdict::Pass
+        let Some(mut stream) = self.streams.remove(&channel) else { return Verdict::Pass };
+        self.judge(channel, stream.finish(), out)
     }
+}
+
+fn report(Hit { name, version, form, count }: Hit, channel: Channel, stopped: bool) -> v1::Redacted {
+    let channel = match channel {
+        Channel::Stdout => v1::Channel::Stdout,
+        Channel::Stderr => v1::Channel::Stderr,
+        Channel::Terminal => v1::Channel::Terminal,
+    };
+    // A shape is no secret of anybody's, and has no name.
+    let name = if form == Form::Shape { String::new() } else { name.to_string() };
+    let version = version.map(|version| version.to_string()).unwrap_or_default();
+    v1::Redacted { name, version, channel: channel.into(), encoding: form.as_str().into(), count, stopped, line: 0 }
 }

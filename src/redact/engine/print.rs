@@ -14,7 +14,7 @@ use crate::secret::protected::{Blank, Protected};
 /// Bytes of the longest pattern. A longer form is known by pieces of this size: a text crafted to look like the start of a
 /// long secret, over and over, costs one short hash each time; and a secret that a log cut short is still found but for its
 /// last piece.
-const LONGEST: usize = 256;
+pub(in super::super) const LONGEST: usize = 256;
 
 /// Bytes of the window that is compared before the whole pattern is. No pattern is shorter.
 pub(super) const CHECK: usize = 8;

@@ -1,0 +1,181 @@
+//! Every find in a text: as it stands, and with its escapes taken off, layer by layer. In terms of the text as it stands.
+
+use std::{cmp::Reverse, ops::Range, sync::Arc};
+
+use super::{
+    Form, shapes,
+    engine::{Engine, Found, Keys, LONGEST, Owner},
+    stream::Prefixes,
+    views::{Layer, Newline, View},
+};
+
+/// Layers of backslashes, of percent-encoding and of entities that are taken off a text in search of a value.
+const BACKSLASH_LAYERS: usize = 4;
+const PERCENT_LAYERS: usize = 2;
+const ENTITY_LAYERS: usize = 2;
+
+/// What is looked for.
+#[derive(Clone, Copy)]
+pub(super) struct Finder<'e> {
+    pub engine: &'e Engine,
+    pub keys: &'e Keys,
+    pub shapes: bool,
+    /// Set where the text will go on.
+    pub goes_on: Option<&'e Held>,
+}
+
+/// How a stream tells what it must hold back.
+pub(super) enum Held {
+    /// By the patterns: only what may be the start of one.
+    Prefixes(Vec<(u64, Option<Arc<Prefixes>>)>),
+    /// By their length.
+    Longest,
+}
+
+impl Held {
+    /// The list to add to, where one is kept.
+    pub fn prefixes(&self) -> Option<Vec<(u64, Option<Arc<Prefixes>>)>> {
+        match self {
+            Self::Prefixes(all) => Some(all.clone()),
+            Self::Longest => None,
+        }
+    }
+
+    /// Where the end of a text starts that must be held back.
+    fn from(&self, text: &[u8]) -> usize {
+        // No form has a newline.
+        let by_length = || {
+            let longest = text.len().saturating_sub(LONGEST - 1);
+            memchr::memrchr(b'\n', &text[longest..]).map_or(longest, |newline| longest + newline + 1)
+        };
+        match self {
+            Self::Longest => by_length(),
+            Self::Prefixes(all) => {
+                let each = all.iter().map(|(_, known)| known.as_ref().map_or_else(by_length, |known| known.held_from(text)));
+                each.min().unwrap_or(text.len())
+            }
+        }
+    }
+}
+
+/// What came of looking through a text.
+pub(super) struct Seen<'e> {
+    pub found: Vec<Found<'e>>,
+    /// Nothing that is found once the text goes on starts before this, or it overlaps what is found already.
+    pub held_from: usize,
+}
+
+impl<'e> Finder<'e> {
+    pub fn find(&self, text: &[u8]) -> Seen<'e> {
+        let mut seen = Seen { found: Vec::new(), held_from: text.len() };
+        let mut layers: Vec<View> = Vec::new();
+        loop {
+            let here = layers.last().map_or(text, View::bytes);
+            // What the source of a view goes on with, the view may go on with.
+            let newline = |at| newline_of(&layers, at);
+            let below = (layers.len() < BACKSLASH_LAYERS)
+                .then(|| View::of(Layer::Backslash, here, self.goes_on.is_some(), &newline))
+                .flatten();
+            let mut at_layer = Seen { found: Vec::new(), held_from: here.len() };
+            self.look(here, &mut at_layer);
+            if self.shapes {
+                shapes::find(here, self.goes_on.is_some(), &mut at_layer);
+            }
+            self.look_through(Layer::Percent, PERCENT_LAYERS, here, &newline, &mut at_layer);
+            self.look_through(Layer::Entity, ENTITY_LAYERS, here, &newline, &mut at_layer);
+            self.look_through(Layer::Wrapped, 1, here, &newline, &mut at_layer);
+            let first = layers.first().or(below.as_ref());
+            let down = |range| layers.iter().rev().fold(range, |range: Range<usize>, view| view.source(range));
+            // In the text itself an escape is one; what looks like one further down may be the value's own backslash.
+            let whole = |range| first.map_or_else(|| Range::clone(&range), |view| view.whole(Range::clone(&range)));
+            for Found { range, owner, form } in at_layer.found {
+                let form = form.seen_through(!layers.is_empty(), Form::Escaped);
+                seen.found.push(Found { range: whole(down(range)), owner, form });
+            }
+            // The end of a view is where its source goes on: before an escape that is not complete.
+            let held = layers.iter().rev().fold(at_layer.held_from, |at, view| view.source_of(at).start);
+            seen.held_from = seen.held_from.min(whole(held..held).start);
+            match below {
+                Some(view) => layers.push(view),
+                None => return seen,
+            }
+        }
+    }
+
+    fn look(&self, text: &[u8], seen: &mut Seen<'e>) {
+        self.engine.scan(self.keys, text, &mut seen.found);
+        if let Some(held) = self.goes_on {
+            seen.held_from = seen.held_from.min(held.from(text));
+        }
+    }
+
+    /// Looks through up to `layers` layers of one kind.
+    fn look_through(
+        &self,
+        layer: Layer,
+        layers: usize,
+        text: &[u8],
+        newline: &dyn Fn(usize) -> Newline,
+        seen: &mut Seen<'e>,
+    ) {
+        let Some(view) = (layers > 0).then(|| View::of(layer, text, self.goes_on.is_some(), newline)).flatten() else { return };
+        let mut inside = Seen { found: Vec::new(), held_from: view.bytes().len() };
+        self.look(view.bytes(), &mut inside);
+        self.look_through(layer, layers - 1, view.bytes(), newline, &mut inside);
+        let called = match layer {
+            Layer::Percent => Form::Percent,
+            Layer::Wrapped => Form::Base64,
+            Layer::Backslash | Layer::Entity => Form::Escaped,
+        };
+        seen.found.extend(inside.found.into_iter().map(|one| Found {
+            range: view.source(one.range),
+            owner: one.owner,
+            form: one.form.seen_through(true, called),
+        }));
+        // A line end may be passed on whether or not the next line goes on with what stood before it.
+        let nothing_held = inside.held_from == view.bytes().len() && layer == Layer::Wrapped;
+        if self.goes_on.is_some() && !nothing_held {
+            seen.held_from = seen.held_from.min(view.source_of(inside.held_from).start);
+        }
+    }
+}
+
+/// Where a newline of the innermost view is from.
+fn newline_of(layers: &[View], mut at: usize) -> Newline {
+    for view in layers.iter().rev() {
+        if let Some(kind) = view.newline(at) {
+            return kind;
+        }
+        at = view.source_of(at).start;
+    }
+    Newline::Text
+}
+
+/// Finds that overlap: to pick the longest of them would leave the end of another in the clear.
+pub(super) struct Merged<'e> {
+    pub range: Range<usize>,
+    /// Of the longest find among those that may be named.
+    pub owner: &'e Owner,
+    pub parts: Vec<Found<'e>>,
+}
+
+/// Makes one of finds that overlap, and of pieces of one secret that touch.
+pub(super) fn union<'e>(mut found: Vec<Found<'e>>, named: &dyn Fn(&Found<'_>) -> bool) -> Vec<Merged<'e>> {
+    found.sort_by_key(|one| (one.range.start, Reverse(one.range.end)));
+    let mut all: Vec<Merged<'e>> = Vec::new();
+    for one in found {
+        match all.last_mut() {
+            Some(last) if one.range.start < last.range.end || (one.range.start == last.range.end && one.owner.name == last.owner.name) => {
+                last.range.end = last.range.end.max(one.range.end);
+                last.parts.push(one);
+            }
+            _ => all.push(Merged { range: one.range.clone(), owner: one.owner, parts: vec![one] }),
+        }
+    }
+    for merged in &mut all {
+        if let Some(longest) = merged.parts.iter().max_by_key(|one| (named(one), one.range.len(), Reverse(one.owner.id))) {
+            merged.owner = longest.owner;
+        }
+    }
+    all
+}
