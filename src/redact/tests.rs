@@ -359,7 +359,10 @@ proptest! {
         for _ in 0..nesting {
             line = json(&line);
         }
-        let clean = redacted(&redactor, format!("{{\"m\":{line}}}"));
+        let text = format!("{{\"m\":{line}}}");
+        // As lines of JSON are cleaned: a value that has a quote at its end may stand half outside of the string.
+        let clean = redactor.clean(text.as_bytes(), Wanted::default()).unwrap().text;
+        let clean = String::from_utf8(clean.into_owned()).unwrap();
         let parsed: serde_json::Value = serde_json::from_str(&clean).map_err(|e| TestCaseError::fail(format!("{clean}: {e}")))?;
         let mut inner = parsed["m"].as_str().unwrap().to_owned();
         prop_assert!(!inner.contains(secret.trim_ascii()));
