@@ -12,7 +12,7 @@ use std::{
 use rustix::{
     fs::OFlags,
     pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt},
-    termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr, tcsetwinsize},
+    termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr, tcsetwinsize},
 };
 
 use super::relay::sink::open_again;
@@ -21,6 +21,8 @@ use super::relay::sink::open_again;
 pub struct UsersTerminal {
     descriptor: OwnedFd,
     before: Option<Termios>,
+    /// The tool's terminal does not turn line ends into what the screen needs, because the user's own does.
+    plain: bool,
 }
 
 impl UsersTerminal {
@@ -29,7 +31,7 @@ impl UsersTerminal {
         let Some(terminal) = given.iter().find(|fd| isatty(fd)) else { return Ok(None) };
         let own = open_again(*terminal, OFlags::RDWR);
         let descriptor = own.or_else(|_| rustix::io::fcntl_dupfd_cloexec(terminal, 3))?;
-        Ok(Some(Self { descriptor, before: None }))
+        Ok(Some(Self { descriptor, before: None, plain: false }))
     }
 
     /// Whether its keys are for this process group. A terminal that is not the session's own has no foreground.
@@ -68,6 +70,17 @@ impl UsersTerminal {
         }
     }
 
+    /// One of the two terminals makes `\r\n` of each line end: the tool's, while the user's is raw.
+    pub fn share_work(&mut self, tools: &OwnedFd) {
+        let Ok(mut how) = tcgetattr(tools) else { return };
+        let works = how.output_modes.contains(OutputModes::OPOST);
+        if works != self.is_raw() && (works || self.plain) {
+            how.output_modes.toggle(OutputModes::OPOST);
+            self.plain = works;
+            let _ = tcsetattr(tools, OptionalActions::Now, &how);
+        }
+    }
+
     /// Copies its size to the tool's, whose foreground is sent SIGWINCH if that is new.
     pub fn copy_size_to(&self, tools: Option<&OwnedFd>) {
         if let (Ok(size), Some(tools)) = (tcgetwinsize(&self.descriptor), tools) {
@@ -76,7 +89,7 @@ impl UsersTerminal {
     }
 
     /// A pseudo-terminal like it: the launcher's end, which does not block, and the tool's.
-    pub fn copy(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+    pub fn copy(&mut self) -> io::Result<(OwnedFd, OwnedFd)> {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&ours)?;
         unlockpt(&ours)?;
@@ -85,6 +98,8 @@ impl UsersTerminal {
             tcsetattr(&tools, OptionalActions::Now, &how)?;
         }
         self.copy_size_to(Some(&ours));
+        self.plain = false;
+        self.share_work(&ours);
         rustix::fs::fcntl_setfl(&ours, OFlags::RDWR | OFlags::NONBLOCK)?;
         Ok((ours, tools))
     }

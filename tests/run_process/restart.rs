@@ -1,0 +1,187 @@
+//! A tool that is started anew for a new credential, under a client that does not notice.
+
+use std::{fs, io::BufRead, io::BufReader, net::TcpListener, path::PathBuf};
+
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A server of the protocol's first era: it refuses everything before the opening, and calls itself by its start's number.
+const SERVER: &str = r#"
+import json, os, sys, socket, time
+version, opened = os.environ["VERSION"], False
+port = socket.socket(); port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+port.bind(("127.0.0.1", int(os.environ["PORT"]))); port.listen()
+def say(message): print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+for line in sys.stdin:
+    request = json.loads(line)
+    method, id = request["method"], request.get("id")
+    if method == "initialize": say({"id": id, "result": {"version": version}})
+    elif method == "notifications/initialized": opened = True
+    elif not opened: say({"id": id, "error": {"code": -32600, "message": "not opened"}})
+    elif method == "slow": time.sleep(request["params"]["seconds"]); say({"id": id, "result": version})
+    else: say({"id": id, "result": version})
+"#;
+
+struct Session {
+    child: Child,
+    out: BufReader<std::process::ChildStdout>,
+    restart: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Session {
+    fn start(server: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let restart = dir.path().join("restart");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = launcher(&["--relay-input", "--restart-file", restart.to_str().unwrap()]);
+        command.args(["python3", "-c", server]).env("PORT", port.to_string());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self { child, out, restart, _dir: dir }
+    }
+
+    fn send(&mut self, message: &Value) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{message}").unwrap();
+    }
+
+    fn receive(&mut self) -> Value {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    fn call(&mut self, id: u32, method: &str) -> Value {
+        self.send(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": { "seconds": 0.1 } }));
+        let answer = self.receive();
+        assert_eq!(answer["id"], id, "{answer}");
+        answer
+    }
+
+    fn open(&mut self) {
+        assert_eq!(self.call(0, "initialize")["result"]["version"], "0");
+        self.send(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }));
+    }
+
+    /// Asks for this many restarts at once, and returns when the launcher has been asked.
+    fn restart(&self, times: u32) {
+        let before = self.restart.with_extension("new");
+        fs::write(&before, times.to_string()).unwrap();
+        fs::rename(&before, &self.restart).unwrap();
+        eventually("the request was taken", || !self.restart.exists());
+    }
+
+    fn close(mut self) {
+        drop(self.child.stdin.take());
+        let (status, took) = end(&mut self.child);
+        assert!(status.success() && took < Duration::from_secs(1), "the end reaches a relayed tool too: {status:?}, {took:?}");
+        let mut rest = String::new();
+        self.out.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+    }
+}
+
+#[test]
+fn a_session_survives_and_three_new_versions_make_one_restart() {
+    let mut session = Session::start(SERVER);
+    session.open();
+    assert_eq!(session.call(1, "which")["result"], "0");
+    session.restart(3);
+    let mut id = 1;
+    eventually("the new one answers", || {
+        id += 1;
+        session.call(id, "which")["result"] == "3"
+    });
+    session.restart(1);
+    eventually("another one", || {
+        id += 1;
+        session.call(id, "which")["result"] == "4"
+    });
+    session.close();
+}
+
+#[test]
+fn a_request_under_way_is_answered_before_the_restart_and_the_next_one_waits() {
+    let mut session = Session::start(SERVER);
+    session.open();
+    session.send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "slow", "params": { "seconds": 1 } }));
+    session.restart(1);
+    std::thread::sleep(Duration::from_millis(400));
+    session.send(&json!({ "jsonrpc": "2.0", "id": 2, "method": "which" }));
+    let (first, second) = (session.receive(), session.receive());
+    assert_eq!((&first["id"], &first["result"]), (&json!(1), &json!("0")));
+    assert_eq!((&second["id"], &second["result"]), (&json!(2), &json!("1")));
+    session.close();
+}
+
+#[test]
+fn a_request_that_takes_too_long_is_answered_with_an_error() {
+    let mut session = Session::start(SERVER);
+    session.open();
+    session.send(&json!({ "jsonrpc": "2.0", "id": "long", "method": "slow", "params": { "seconds": 60 } }));
+    let start = Instant::now();
+    session.restart(1);
+    let answer = session.receive();
+    assert_eq!((&answer["id"], &answer["error"]["code"]), (&json!("long"), &json!(-32000)));
+    assert!((4..9).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    assert_eq!(session.call(2, "which")["result"], "1");
+    session.close();
+}
+
+#[test]
+fn a_server_without_an_opening_is_just_restarted() {
+    let mut session = Session::start(&SERVER.replace("opened = os.environ[\"VERSION\"], False", "opened = os.environ[\"VERSION\"], True"));
+    assert_eq!(session.call(1, "which")["result"], "0");
+    session.restart(1);
+    let mut id = 1;
+    eventually("the new one answers", || {
+        id += 1;
+        session.call(id, "which")["result"] == "1"
+    });
+    session.close();
+}
+
+#[test]
+fn a_client_that_goes_during_a_restart_ends_it() {
+    let mut session = Session::start(&SERVER.replace("for line", "import signal; signal.signal(15, signal.SIG_IGN)\nfor line"));
+    session.open();
+    session.send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "slow", "params": { "seconds": 60 } }));
+    session.restart(1);
+    drop(session.child.stdin.take());
+    let (_, took) = end(&mut session.child);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn a_tool_that_is_no_server_is_restarted_with_its_tree() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("restart");
+    let mut command = launcher(&["--restart-file", file.to_str().unwrap()]);
+    command.args(["sh", "-c", "sleep 607 & echo $VERSION $!; wait"]);
+    let mut child = piped(command);
+    let first = line(&mut child);
+    let (version, sleeper) = first.split_once(' ').unwrap();
+    assert_eq!(version, "0");
+    fs::write(&file, "1").unwrap();
+    assert!(line(&mut child).starts_with("1 "));
+    assert!(!PathBuf::from(format!("/proc/{sleeper}")).exists(), "the old tree was gone before");
+    drop(child.stdin.take());
+    end(&mut child);
+}
+
+#[test]
+fn a_relay_carries_what_is_not_json_rpc_byte_for_byte() {
+    let mut command = launcher(&["--relay-input"]);
+    command.arg("cat");
+    let mut child = piped(command);
+    let text: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+    let mut input = child.stdin.take().unwrap();
+    let sent = text.clone();
+    let writer = std::thread::spawn(move || input.write_all(&sent).unwrap());
+    let mut got = Vec::new();
+    child.stdout.take().unwrap().read_to_end(&mut got).unwrap();
+    writer.join().unwrap();
+    assert!(got == text, "{} of {} bytes", got.len(), text.len());
+    end(&mut child);
+}

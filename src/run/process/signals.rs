@@ -79,8 +79,20 @@ pub(super) fn suffer(signal: i32, group: bool) {
     // SAFETY: numbers: this process, or its group.
     unsafe { if group { libc::kill(0, signal) } else { libc::raise(signal) } };
     set_mask(&before);
+    forget_continuation();
     // SAFETY: what it was.
     unsafe { libc::signal(signal, handler) };
+}
+
+/// The one that ended the stop: whoever stopped knows. Taken for news, it would wake a tool that has been stopped again since.
+fn forget_continuation() {
+    let mut set = none();
+    let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a set that was made; what came is not asked for.
+    unsafe {
+        libc::sigaddset(&mut set, libc::SIGCONT);
+        libc::sigtimedwait(&set, ptr::null_mut(), &now);
+    }
 }
 
 pub(super) fn block_all() {

@@ -53,6 +53,7 @@ pub(super) struct Terminal {
 /// Puts a start into the shared memory. The descriptors follow in the packet, in this order: 0, 1, 2, the user's terminal if
 /// there is one, those to keep, the Landlock ruleset.
 pub(super) fn pack(start: &Start, terminal: Option<Terminal>, region: &mut Region) -> io::Result<()> {
+    region.wipe();
     region.put(terminal.is_some().into())?;
     let terminal = terminal.unwrap_or_default();
     region.put(terminal.at as u64)?;

@@ -73,7 +73,7 @@ impl Streams {
     /// New ends, for a tool about to start.
     pub fn open(&mut self) -> io::Result<Ends> {
         let mut ends = Ends { standard: [None, None, None], terminal: None };
-        if let Some(users) = &self.users {
+        if let Some(users) = &mut self.users {
             let (ours, tools) = users.copy()?;
             let at = self.terminals.iter().position(|is| *is).unwrap_or_default();
             ends.terminal = Some(Terminal { at: at as i32, foreground: self.eager });

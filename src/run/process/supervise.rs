@@ -349,6 +349,7 @@ impl<F: Filter> Supervisor<'_, F> {
             }
             Some(users) => {
                 users.restore();
+                self.streams.tools.iter().for_each(|tools| users.share_work(tools));
                 self.streams.keys.iter_mut().for_each(|keys| keys.enabled = false);
                 // With all that the shell started beside it, or the shell would not take the terminal back.
                 signals::suffer(libc::SIGTSTP, true);
@@ -374,6 +375,7 @@ impl<F: Filter> Supervisor<'_, F> {
             return;
         }
         users.copy_size_to(self.streams.tools.as_ref());
+        self.streams.tools.iter().for_each(|tools| users.share_work(tools));
         self.streams.keys.iter_mut().for_each(|keys| keys.enabled = true);
         if let Some(tools) = self.streams.tools.as_ref().filter(|_| !self.streams.eager) {
             self.guardian.foreground(tools.as_fd());
