@@ -12,6 +12,7 @@ use std::{
     path::Path,
     process::{Command, Stdio},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use process::Child;
@@ -95,9 +96,8 @@ const NODE: &str = "process.stdout.write(require('fs').readFileSync(process.env.
 fn a_file_reaches_the_tool_and_what_it_starts() {
     let python_child = format!("import subprocess, sys; subprocess.run(['/usr/bin/python3', '-c', {PYTHON:?}])");
     // As npx does: Node starts a shell, which starts Node.
-    let node_child = format!(
-        "require('child_process').spawnSync('/bin/sh', ['-c', 'exec node -e \"$0\"', {NODE:?}], {{ stdio: 'inherit' }})"
-    );
+    let node_child =
+        format!("require('child_process').spawnSync('/bin/sh', ['-c', 'exec node -e \"$0\"', {NODE:?}], {{ stdio: 'inherit' }})");
     launcher(|home| {
         let delivery = delivered(&[file("KEY_FILE")], false, home);
         prints(&mut tool(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\""]), VALUE);
@@ -119,7 +119,9 @@ fn a_descriptor_reaches_the_tool() {
                 prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", PYTHON]), VALUE);
                 prints(&mut tool(&delivery, "/usr/bin/node", &["-e", NODE]), VALUE);
                 // As a descriptor, and so from where it stands: a tool that is started anew finds it at the start.
-                prints(&mut tool(&delivery, "/bin/sh", &["-c", "eval \"cat <&${KEY_FILE##*/}\""]), VALUE);
+                let number =
+                    "import os, sys; sys.stdout.buffer.write(os.read(int(os.path.basename(os.environ['KEY_FILE'])), 99))";
+                prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", number]), VALUE);
             }
         }
     });
@@ -192,16 +194,17 @@ fn a_running_tool_reads_the_new_version() {
 fn nobody_else_sees_the_file() {
     for user in [0, USER] {
         let body = |home: &Path| {
-            let delivery = delivered(&[file("KEY_FILE")], false, home);
-            let mut running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER.replace(".read()", ".readline()[:-1]").as_str()]));
-            assert_eq!(running.reads(), "sk_test_delivered_9f1c");
+            let delivery = delivered(&[file("KEY_FILE")], true, home);
+            delivery.write("stripe/key", b"one line").unwrap();
+            let mut running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER]));
+            assert_eq!(running.reads(), "one line");
             let path = delivery.variables().next().unwrap().1.to_owned();
             let through_the_tool = format!("/proc/{}/root{path}", running.0.id());
             // Neither outside, where there is nothing, nor in the launcher's table of mounts.
             assert_eq!(fs::read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
             assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" ramfs valetkey "));
             // The check below can see it, where it may.
-            assert_eq!(fs::read(&through_the_tool).unwrap(), VALUE);
+            assert_eq!(fs::read(&through_the_tool).unwrap(), b"one line");
             if user == 0 {
                 let stranger = Child::fork(|| {
                     become_user(OTHER);
@@ -230,7 +233,8 @@ fn nobody_else_sees_the_file() {
     let stranger = Child::fork(|| {
         become_user(OTHER);
         for what in ["root/", "environ", "fd/10", "mem"] {
-            let denied = fs::metadata(format!("/proc/{tool}/{what}")).and_then(|_| fs::File::open(format!("/proc/{tool}/{what}")));
+            let denied =
+                fs::metadata(format!("/proc/{tool}/{what}")).and_then(|_| fs::File::open(format!("/proc/{tool}/{what}")));
             assert!(denied.is_err(), "{what}");
         }
     });
@@ -238,18 +242,19 @@ fn nobody_else_sees_the_file() {
     held.kill();
 }
 
-/// Files with the value in them, in the places where files in memory or for a while are.
-fn left_behind(value: &[u8], home: &Path) -> Vec<String> {
+/// Files with the value in them, written since then, in the places where files in memory or for a while are.
+fn left_behind(value: &[u8], home: &Path, since: SystemTime) -> Vec<String> {
+    const DEEP: usize = 5;
     let mut found = Vec::new();
-    let mut open: Vec<_> = ["/tmp", "/dev/shm", "/run", "/var/tmp"].iter().map(|path| Path::new(path).to_owned()).collect();
-    open.push(home.to_owned());
-    while let Some(directory) = open.pop() {
+    let mut open: Vec<_> =
+        ["/tmp", "/dev/shm", "/run", "/var/tmp"].iter().map(|path| (Path::new(path).to_owned(), DEEP)).collect();
+    open.push((home.to_owned(), DEEP));
+    while let Some((directory, deep)) = open.pop() {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            let kind = entry.file_type().unwrap();
-            let small = || entry.metadata().is_ok_and(|metadata| metadata.len() < 1 << 20);
-            if kind.is_dir() && !entry.path().starts_with("/tmp/w") {
-                open.push(entry.path());
-            } else if kind.is_file() && small() {
+            let Ok(metadata) = entry.metadata() else { continue };
+            if metadata.is_dir() && deep > 0 {
+                open.push((entry.path(), deep - 1));
+            } else if metadata.is_file() && metadata.modified().unwrap() >= since {
                 let text = fs::read(entry.path()).unwrap_or_default();
                 if text.windows(value.len()).any(|window| window == value) {
                     found.push(entry.path().display().to_string());
@@ -261,9 +266,17 @@ fn left_behind(value: &[u8], home: &Path) -> Vec<String> {
 }
 
 #[test]
+fn what_is_left_on_disk_is_seen() {
+    let (home, since) = (tempfile::tempdir().unwrap(), SystemTime::now() - Duration::from_secs(1));
+    fs::write(home.path().join("key"), "not on disk, please").unwrap();
+    assert!(!left_behind(b"on disk, please", home.path(), since).is_empty());
+}
+
+#[test]
 fn nothing_is_left_even_where_the_launcher_is_killed() {
     for user in [0, USER] {
         // Made at run time, so that no program on disk holds it.
+        let since = SystemTime::now() - Duration::from_secs(1);
         let value: String = (0..24).map(|at| char::from(b'a' + ((at * 7 + std::process::id()) % 26) as u8)).collect();
         let home = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(home.path(), Some(user), Some(user)).unwrap();
@@ -282,12 +295,12 @@ fn nothing_is_left_even_where_the_launcher_is_killed() {
         let path = format!("/proc/{tool}/root{}/.local/state/valetkey/files/KEY_FILE", home.path().display());
         let packaged = format!("/proc/{tool}/root/run/valetkey/files/KEY_FILE");
         assert!([path, packaged].iter().any(|path| fs::read(path).is_ok_and(|found| found == value.as_bytes())), "it is there");
-        assert_eq!(left_behind(value.as_bytes(), home.path()), [] as [&str; 0], "while it runs");
+        assert_eq!(left_behind(value.as_bytes(), home.path(), since), [] as [&str; 0], "while it runs");
         launcher.kill();
         assert_eq!(launcher.reap(), 128 + libc::SIGKILL);
         // Its stdin has ended with the launcher.
         process::eventually("the tool ends", || !Path::new(&format!("/proc/{tool}/environ")).exists() || zombie(tool));
-        assert_eq!(left_behind(value.as_bytes(), home.path()), [] as [&str; 0], "afterwards");
+        assert_eq!(left_behind(value.as_bytes(), home.path(), since), [] as [&str; 0], "afterwards");
         assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" ramfs valetkey "));
     }
 }
@@ -301,9 +314,8 @@ fn the_namespace_gives_no_privileges_and_keeps_the_rest() {
     let body = |home: &Path| {
         std::env::set_current_dir(home).unwrap();
         let delivery = delivered(&[file("KEY_FILE")], false, home);
-        let script = "grep ^Cap /proc/self/status | sort -u -k2; id -u; id -g; pwd; umount \"${KEY_FILE%/*}\" 2>/dev/null || echo kept";
-        let none = "0000000000000000";
-        let expected = format!("CapAmb:\t{none}\n{USER}\n{USER}\n{}\nkept\n", home.display());
+        let script = "grep -c '^Cap.*0000000000000000$' /proc/self/status; id -u; id -g; pwd; umount \"${KEY_FILE%/*}\" 2>/dev/null || echo kept";
+        let expected = format!("5\n{USER}\n{USER}\n{}\nkept\n", home.display());
         prints(&mut tool(&delivery, "/bin/sh", &["-c", script]), expected.as_bytes());
     };
     assert_eq!(launcher_as(USER, body), 0);
@@ -372,6 +384,25 @@ fn names_and_places_that_do_not_fit_are_errors() {
     });
 }
 
+/// Without redaction there is no launcher left. Nor does what ends the tool with its parent get lost on the way.
+#[test]
+fn the_launcher_can_become_the_tool() {
+    launcher(|home| {
+        let child = Child::fork(|| {
+            let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], false, home);
+            delivery.enter().unwrap();
+            let mut signal = 0;
+            // SAFETY: the kernel writes one number.
+            unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
+            assert_eq!(signal, libc::SIGKILL);
+            let script = "cmp \"$KEY_FILE\" \"$KEY_FD\" && test -s \"$KEY_FILE\" && ls /proc/self/fd | wc -l | grep -qx 5";
+            let mut tool = Command::new("/bin/sh");
+            panic!("{}", tool.args(["-c", script]).env_clear().env("PATH", "/usr/bin:/bin").envs(delivery.variables()).exec());
+        });
+        assert_eq!(child.reap(), 0);
+    });
+}
+
 #[test]
 fn what_can_be_overwritten_is_when_it_goes() {
     launcher(|home| {
@@ -380,7 +411,10 @@ fn what_can_be_overwritten_is_when_it_goes() {
         let kept = delivery.keep().next().unwrap().try_clone_to_owned().unwrap();
         drop(delivery);
         let mut text = Vec::new();
-        fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&kept))).unwrap().read_to_end(&mut text).unwrap();
+        fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&kept)))
+            .unwrap()
+            .read_to_end(&mut text)
+            .unwrap();
         assert_eq!(text, vec![0; VALUE.len()]);
     });
 }

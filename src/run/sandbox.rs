@@ -11,7 +11,8 @@
 //! - It listens on no TCP port, and without `connect` it has no UDP either. Without `unix-sockets` it makes no Unix socket, so
 //!   it reaches no socket by path: not the broker's, not D-Bus, not a container runtime. `socketpair` stays, for pipes to its
 //!   own children.
-//! - It cannot see into processes outside, nor signal them (Linux 6.12), nor make namespaces, mounts or io_uring queues.
+//! - It cannot see into processes outside, nor signal them (Linux 6.12), nor make namespaces, mounts, io_uring queues or System V
+//!   shared memory.
 //!
 //! What it does *not* hold:
 //!
@@ -48,7 +49,7 @@ pub struct Sandbox {
     ruleset: OwnedFd,
     filter: Vec<libc::sock_filter>,
     limits: Limits,
-    /// Below which programs can be run.
+    /// Below which programs can be run, as they are listed.
     programs: Vec<PathBuf>,
 }
 
@@ -59,16 +60,18 @@ impl Sandbox {
         seccomp::available()?;
         let limits = Limits::new(wanted)?;
         let ruleset = landlock::Ruleset::new(abi)?;
-        let mut programs = baseline::allow(&ruleset)?;
+        baseline::allow(&ruleset)?;
         for path in &wanted.read {
-            programs.push(ruleset.allow(Path::new(path), landlock::READ | landlock::EXECUTE)?);
+            ruleset.allow(Path::new(path), landlock::READ | landlock::EXECUTE)?;
         }
         for path in &wanted.write {
-            programs.push(ruleset.allow(Path::new(path), landlock::WRITE | landlock::READ | landlock::EXECUTE)?);
+            ruleset.allow(Path::new(path), landlock::WRITE | landlock::READ | landlock::EXECUTE)?;
         }
         for port in &wanted.connect {
             ruleset.allow_connect(*port)?;
         }
+        let listed = wanted.read.iter().chain(&wanted.write).map(PathBuf::from);
+        let programs = listed.chain(baseline::PROGRAMS.map(PathBuf::from)).collect();
         Ok(Self { ruleset: ruleset.into_fd(), filter: seccomp::program(wanted), limits, programs })
     }
 
@@ -76,10 +79,9 @@ impl Sandbox {
     /// `program` is the file itself, already looked up.
     pub fn admits(&self, program: &Path) -> Result<(), Error> {
         let path = program.canonicalize().map_err(|error| Error::Path { path: program.to_owned(), error })?;
-        match self.programs.iter().any(|listed| path.starts_with(listed)) {
-            true => Ok(()),
-            false => Err(Error::Program { path }),
-        }
+        // As written first, because that costs nothing.
+        let below = |listed: &PathBuf| path.starts_with(listed) || listed.canonicalize().is_ok_and(|real| path.starts_with(real));
+        if self.programs.iter().any(below) { Ok(()) } else { Err(Error::Program { path }) }
     }
 
     /// Allows reading below a directory that has no path here, such as one in a mount namespace. May be called in the child, too.

@@ -82,7 +82,14 @@ fn with_nothing_to_write_no_file_is_changed_without_opening_it() {
         };
         assert_eq!(inside_as(user, &wanted, attack), 0, "as user {user}");
         // It would have been free to.
-        assert_eq!(Child::fork(|| { become_user(user); mode(&file, 0o640).unwrap() }).reap(), 0);
+        assert_eq!(
+            Child::fork(|| {
+                become_user(user);
+                mode(&file, 0o640).unwrap()
+            })
+            .reap(),
+            0
+        );
     }
 }
 

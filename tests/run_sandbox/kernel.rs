@@ -78,6 +78,8 @@ fn the_doors_to_the_kernel_are_closed() {
             libc::SYS_chroot,
             libc::SYS_kexec_load,
             libc::SYS_init_module,
+            libc::SYS_shmget,
+            libc::SYS_mq_open,
         ] {
             assert_eq!(call(denied, 0), EPERM, "{denied}");
         }
@@ -129,7 +131,9 @@ fn a_set_user_id_program_gives_nothing() {
         let mut command = Command::new(&id);
         command.arg("-u").stdout(Stdio::piped()).uid(USER).gid(USER);
         // SAFETY: `enter` makes system calls alone.
-        unsafe { command.pre_exec(move || sandbox.as_ref().map_or(Ok(()), |s| s.enter().map_err(|refused| refused.errno.into()))) };
+        unsafe {
+            command.pre_exec(move || sandbox.as_ref().map_or(Ok(()), |s| s.enter().map_err(|refused| refused.errno.into())))
+        };
         String::from_utf8(command.output().unwrap().stdout).unwrap().trim().parse::<u32>().unwrap()
     };
     assert_eq!(user(None), 0, "without a sandbox it does");

@@ -87,6 +87,11 @@ fn node_runs() {
 #[test]
 fn both_start_without_any_network() {
     let nothing = v1::Sandbox::default();
-    prints("/usr/bin/python3", &["-c", "import asyncio, http.client; print(asyncio.run(asyncio.sleep(0, 'fine')))"], &nothing, "fine\n");
+    prints(
+        "/usr/bin/python3",
+        &["-c", "import asyncio, http.client; print(asyncio.run(asyncio.sleep(0, 'fine')))"],
+        &nothing,
+        "fine\n",
+    );
     prints("/usr/bin/node", &["-e", "setTimeout(() => console.log('fine'), 1)"], &nothing, "fine\n");
 }

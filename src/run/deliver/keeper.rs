@@ -43,8 +43,8 @@ fn told((step, errno): Failed) -> Error {
 
 /// Has it made, with a file system mounted at this path.
 pub(super) fn ask(mount_point: &CStr) -> Result<Made, Error> {
-    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|errno| told((0, errno)))?;
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).map_err(|errno| told((0, errno)))?;
     // Made here: nothing is allocated in the child.
     let maps = Maps { user: format!("{0} {0} 1", geteuid().as_raw()), group: format!("{0} {0} 1", getegid().as_raw()) };
     // SAFETY: no argument. The child makes system calls only, and leaves without running what this process would at exit.

@@ -60,18 +60,17 @@ pub const DATA_OF_RUNTIMES: [&str; 2] = ["python3", "java-"];
 /// Read and write.
 pub const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
-/// Allows it all. Gives the directories with programs.
-pub(super) fn allow(ruleset: &Ruleset) -> Result<Vec<PathBuf>, Error> {
-    let programs = allow_each(ruleset, PROGRAMS.map(PathBuf::from), READ | EXECUTE)?;
-    allow_each(ruleset, DATA.map(PathBuf::from), READ)?;
-    allow_each(ruleset, settings_of_runtimes(Path::new("/etc")), READ)?;
-    allow_each(ruleset, DEVICES.map(PathBuf::from), DEVICE)?;
-    Ok(programs)
+/// Allows it all.
+pub(super) fn allow(ruleset: &Ruleset) -> Result<(), Error> {
+    let settings = settings_of_runtimes(Path::new("/etc"));
+    allow_each(ruleset, PROGRAMS.iter().map(Path::new), READ | EXECUTE)?;
+    allow_each(ruleset, DATA.iter().map(Path::new), READ)?;
+    allow_each(ruleset, settings.iter().map(PathBuf::as_path), READ)?;
+    allow_each(ruleset, DEVICES.iter().map(Path::new), DEVICE)
 }
 
-fn allow_each(ruleset: &Ruleset, paths: impl IntoIterator<Item = PathBuf>, rights: Rights) -> Result<Vec<PathBuf>, Error> {
-    // What this user cannot look up, the tool could not either.
-    paths.into_iter().filter(|path| path.exists()).map(|path| ruleset.allow(&path, rights)).collect()
+fn allow_each<'a>(ruleset: &Ruleset, mut paths: impl Iterator<Item = &'a Path>, rights: Rights) -> Result<(), Error> {
+    paths.try_for_each(|path| ruleset.allow_if_there(path, rights))
 }
 
 fn settings_of_runtimes(directory: &Path) -> Vec<PathBuf> {

@@ -34,11 +34,15 @@ impl Error {
     /// What to do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NoLandlock => "it takes Linux 6.7 or newer, built with CONFIG_SECURITY_LANDLOCK=y; or take `sandbox` out of the tool's policy",
+            Self::NoLandlock => {
+                "it takes Linux 6.7 or newer, built with CONFIG_SECURITY_LANDLOCK=y; or take `sandbox` out of the tool's policy"
+            }
             Self::LandlockOff => "add `landlock` to the list after `lsm=` on the kernel's command line, or to CONFIG_LSM",
             Self::LandlockOld { .. } => "run Linux 6.7 or newer, or take `sandbox` out of the tool's policy",
             Self::NoSeccomp => "the kernel must be built with CONFIG_SECCOMP_FILTER=y",
-            Self::Kernel { errno: Errno::PERM, .. } => "in a container, its own seccomp profile must allow the landlock_* calls and seccomp",
+            Self::Kernel { errno: Errno::PERM, .. } => {
+                "in a container, its own seccomp profile must allow the landlock_* calls and seccomp"
+            }
             Self::Kernel { .. } => "`valetkey doctor` says what this kernel gives",
             Self::Path { .. } => "make it, or take it out of the tool's policy",
             Self::NotAbsolute { .. } => "write the whole path in the tool's policy",

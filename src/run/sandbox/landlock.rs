@@ -4,7 +4,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::Path,
     ptr,
 };
 
@@ -39,17 +39,8 @@ const IOCTL_DEV: Rights = 1 << 15;
 pub(super) const READ: Rights = READ_FILE | READ_DIR;
 
 /// Everything else but execution. Nothing makes device nodes: one in a writable directory would be the whole disk.
-pub(super) const WRITE: Rights = WRITE_FILE
-    | TRUNCATE
-    | IOCTL_DEV
-    | REMOVE_DIR
-    | REMOVE_FILE
-    | MAKE_DIR
-    | MAKE_REG
-    | MAKE_SOCK
-    | MAKE_FIFO
-    | MAKE_SYM
-    | REFER;
+pub(super) const WRITE: Rights =
+    WRITE_FILE | TRUNCATE | IOCTL_DEV | REMOVE_DIR | REMOVE_FILE | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_SYM | REFER;
 
 /// Using a device: no more than its file.
 pub(super) const DEVICE: Rights = READ_FILE | WRITE_FILE | TRUNCATE | IOCTL_DEV;
@@ -130,26 +121,35 @@ impl Ruleset {
         let handled = ((READ | WRITE | EXECUTE | MAKE_CHAR | MAKE_BLOCK) & !IOCTL_DEV) | ioctl;
         let wanted = RulesetAttr { handled_access_fs: handled, handled_access_net: BIND_TCP | CONNECT_TCP, scoped };
         // SAFETY: the struct outlives the call, and its size is its own. Older kernels take the zeros that they do not know.
-        let made = unsafe {
-            libc::syscall(libc::SYS_landlock_create_ruleset, ptr::from_ref(&wanted), size_of::<RulesetAttr>(), 0)
-        };
+        let made =
+            unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ptr::from_ref(&wanted), size_of::<RulesetAttr>(), 0) };
         let number = outcome(made).map_err(|errno| Error::Kernel { call: "landlock_create_ruleset", errno })?;
         // SAFETY: the call succeeded, so this is a new descriptor (close-on-exec) that nothing else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(number as i32) };
         Ok(Self { fd, handled })
     }
 
-    /// Allows this below the path, which must exist. Gives the path without links in it.
-    pub(super) fn allow(&self, path: &Path, rights: Rights) -> Result<PathBuf, Error> {
+    /// Allows this below the path, which must exist.
+    pub(super) fn allow(&self, path: &Path, rights: Rights) -> Result<(), Error> {
         if !path.is_absolute() {
             return Err(Error::NotAbsolute { path: path.to_owned() });
         }
-        let failed = |error| Error::Path { path: path.to_owned(), error };
-        let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| failed(errno.into()))?;
-        let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd).map_err(|errno| failed(errno.into()))?.st_mode);
+        self.add(path, rights).map_err(|errno| Error::Path { path: path.to_owned(), error: errno.into() })
+    }
+
+    /// The same for a path that need not exist, or be one that this user can look up.
+    pub(super) fn allow_if_there(&self, path: &Path, rights: Rights) -> Result<(), Error> {
+        match self.add(path, rights) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS) => Ok(()),
+            Err(errno) => Err(Error::Path { path: path.to_owned(), error: errno.into() }),
+        }
+    }
+
+    fn add(&self, path: &Path, rights: Rights) -> Result<(), Errno> {
+        let fd = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
         let fit = if kind == FileType::Directory { rights } else { rights & OF_FILES };
-        add_path(self.fd.as_fd(), fd.as_fd(), fit & self.handled).map_err(|errno| failed(errno.into()))?;
-        path.canonicalize().map_err(failed)
+        add_path(self.fd.as_fd(), fd.as_fd(), fit & self.handled)
     }
 
     /// Allows connections to a TCP port of any host.

@@ -48,12 +48,7 @@ struct Rule {
 
 /// The program for a sandbox.
 pub(super) fn program(wanted: &v1::Sandbox) -> Vec<libc::sock_filter> {
-    let mut program = vec![
-        load(ARCH),
-        jump(BPF_JEQ, ARCHITECTURE, 1, 0),
-        answer(libc::SECCOMP_RET_KILL_PROCESS),
-        load(NUMBER),
-    ];
+    let mut program = vec![load(ARCH), jump(BPF_JEQ, ARCHITECTURE, 1, 0), answer(libc::SECCOMP_RET_KILL_PROCESS), load(NUMBER)];
     if cfg!(target_arch = "x86_64") {
         program.extend([jump(BPF_JGE, X32, 0, 1), answer(libc::SECCOMP_RET_KILL_PROCESS)]);
     }

@@ -49,6 +49,20 @@ const DENIED: &[c_long] = &[
     SYS_add_key,
     SYS_request_key,
     SYS_keyctl,
+    // Memory, semaphores and queues under numbers that all processes of the user share. A container has its own; here there are none.
+    SYS_shmget,
+    SYS_shmat,
+    SYS_shmctl,
+    SYS_semget,
+    SYS_semop,
+    SYS_semtimedop,
+    SYS_semctl,
+    SYS_msgget,
+    SYS_msgsnd,
+    SYS_msgrcv,
+    SYS_msgctl,
+    SYS_mq_open,
+    SYS_mq_unlink,
     // Much kernel, seldom used.
     SYS_bpf,
     SYS_perf_event_open,
@@ -174,8 +188,10 @@ fn sockets(wanted: &v1::Sandbox) -> Vec<Rule> {
 fn ways_around_connect() -> Vec<Rule> {
     const TCP_ULP: c_int = 31;
     let sends = [(SYS_sendto, 3), (SYS_sendmsg, 2), (SYS_sendmmsg, 3)];
-    let fast_open = |(call, argument)| {
-        Rule { call, tests: vec![Test::Any { argument, bits: MSG_FASTOPEN as u32 }], answer: errno(EOPNOTSUPP) }
+    let fast_open = |(call, argument)| Rule {
+        call,
+        tests: vec![Test::Any { argument, bits: MSG_FASTOPEN as u32 }],
+        answer: errno(EOPNOTSUPP),
     };
     let mut rules: Vec<_> = sends.into_iter().map(fast_open).collect();
     rules.push(Rule { call: SYS_setsockopt, tests: vec![is(1, IPPROTO_TCP), is(2, TCP_ULP)], answer: errno(ENOPROTOOPT) });
@@ -183,7 +199,8 @@ fn ways_around_connect() -> Vec<Rule> {
 }
 
 fn by_argument() -> Vec<Rule> {
-    let namespaces = |call, bits: c_int| Rule { call, tests: vec![Test::Any { argument: 0, bits: bits as u32 }], answer: errno(EPERM) };
+    let namespaces =
+        |call, bits: c_int| Rule { call, tests: vec![Test::Any { argument: 0, bits: bits as u32 }], answer: errno(EPERM) };
     const CLONE_NEWTIME: c_int = 0x80;
     const QUERY: c_int = -1;
     let mut rules = vec![
