@@ -34,7 +34,7 @@ use crate::name::{SecretName, Version};
 use filter::{Filter, Hits, Long, Short, Tier};
 pub(super) use print::{Crowd, Keys, LONGEST, Prints};
 pub(super) use table::Table;
-use table::{Finds, Index};
+use table::{Checks, Finds, Index};
 
 /// Tables are merged until each is this many times larger than the next: few tables to look into, and an addition costs a
 /// logarithm of what is there.
@@ -110,12 +110,12 @@ impl Engine {
     ) {
         let Some(filter) = &side.0 else { return };
         let by = keys.multiplier();
-        let (mut hits, mut at) = (Hits::none(), 0);
+        let (mut hits, mut checks, mut at) = (Hits::none(), Checks::of(keys, text), 0);
         while at < text.len() {
             at = filter.probe::<T>(by, text, at, &mut hits);
             for place in hits.as_slice() {
-                let mark = by.mark_at::<T>(&text[*place..]);
-                self.tables.iter().for_each(|table| table.look_up(index(table), keys, text, (*place, mark), finds));
+                let mark = by.mark::<T>(&text[*place..]);
+                self.tables.iter().for_each(|table| table.look_up(index(table), &mut checks, (*place, mark), finds));
             }
         }
     }
@@ -148,23 +148,20 @@ impl Side {
         if live == 0 {
             return Self(None);
         }
-        let filter = Filter::for_windows(live);
+        let mut filter = Filter::for_windows(live);
         tables.iter().for_each(|table| filter.add(index(table).marks()));
         Self(Some(Arc::new(filter)))
     }
 
-    /// Knows the last of the tables too. It is added in place: to older snapshots it is a few false hits.
+    /// Knows the last of the tables too.
     fn with_last_of(&self, tables: &[Arc<Table>], index: fn(&Table) -> &Index) -> Self {
         let Some(new) = tables.last().map(|table| index(table)).filter(|new| !new.entries.is_empty()) else {
             return self.clone();
         };
         let live = tables.iter().map(|table| index(table).entries.len()).sum();
-        match &self.0 {
-            Some(filter) if filter.has_room(new.entries.len(), live) => {
-                filter.add(new.marks());
-                self.clone()
-            }
-            _ => Self::of(tables, index),
+        match self.0.as_ref().and_then(|filter| filter.with(new.entries.len(), live, new.marks())) {
+            Some(filter) => Self(Some(Arc::new(filter))),
+            None => Self::of(tables, index),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
     slice,
     sync::{
         OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
 
@@ -43,8 +43,6 @@ unsafe impl Blank for u8 {}
 unsafe impl Blank for u32 {}
 // SAFETY: a number.
 unsafe impl Blank for u64 {}
-// SAFETY: has the same representation as a number.
-unsafe impl Blank for AtomicU64 {}
 
 /// A slice of fixed length in protected pages, all zeros at first. Wiped when dropped; what it holds is not dropped.
 pub(crate) struct Protected<T: Blank> {

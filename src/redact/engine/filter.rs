@@ -4,8 +4,6 @@
 //! takes bytes at a time, so whichever way the pattern lies in a text, exactly one probe falls on one of them. A probe is a
 //! load, a multiplication, and two bits of one word: most of them end there.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-
 use crate::secret::protected::Protected;
 
 /// Bits for each window at least (two of them set: one probe in a thousand is a false hit), and bits in all at most: half a
@@ -59,17 +57,17 @@ pub(super) struct Multiplier {
 }
 
 impl Multiplier {
-    /// The hash of a window. Both halves of a product are folded into one, so that no bit of it is linear in the window.
+    /// The hash of the window that begins `bytes`. Both halves of a product are folded into one, so that no bit of it is
+    /// linear in the window.
     #[inline(always)]
-    pub fn mark(self, window: u64) -> u32 {
-        let product = u128::from(window ^ self.flip) * u128::from(self.factor);
-        ((product as u64 ^ (product >> 64) as u64) >> 32) as u32
+    fn hash<T: Tier>(self, bytes: &[u8]) -> u64 {
+        let product = u128::from((load(bytes) & T::MASK) ^ self.flip) * u128::from(self.factor);
+        product as u64 ^ (product >> 64) as u64
     }
 
-    /// The mark of the window that begins `bytes`.
-    #[inline(always)]
-    pub fn mark_at<T: Tier>(self, bytes: &[u8]) -> u32 {
-        self.mark(load(bytes) & T::MASK)
+    /// As much of it as is kept.
+    pub fn mark<T: Tier>(self, bytes: &[u8]) -> u32 {
+        (self.hash::<T>(bytes) >> 32) as u32
     }
 }
 
@@ -109,82 +107,61 @@ impl Hits {
     }
 }
 
-/// Which windows are registered: no misses, few false hits. Marks can be added while others scan.
+/// Which windows are registered: no misses, few false hits.
 pub(super) struct Filter {
-    words: Protected<AtomicU64>,
+    words: Protected<u64>,
+    /// A mark's bits above this choose a word.
     shift: u32,
     /// Windows that were added.
-    added: AtomicUsize,
+    added: usize,
 }
 
 impl Filter {
-    /// Has room for this many windows and about as many again.
+    /// With room for this many windows, and about as many again.
     pub fn for_windows(count: usize) -> Self {
         let bits = count.saturating_mul(BITS_PER_WINDOW).clamp(LEAST_BITS, MOST_BITS).next_power_of_two();
         let words = bits / 64;
-        Self { words: Protected::zeroed(words), shift: 32 - words.trailing_zeros(), added: AtomicUsize::new(0) }
+        Self { words: Protected::zeroed(words), shift: 32 - words.trailing_zeros(), added: 0 }
     }
 
-    /// Whether `count` more windows leave it sharp enough. At full size, what weighs is those that are gone and still in it.
-    pub fn has_room(&self, count: usize, live: usize) -> bool {
-        let after = self.added.load(Relaxed) + count;
-        let bits = self.words.len() * 64;
-        after * BITS_PER_WINDOW <= bits || (bits >= MOST_BITS && after <= 2 * live)
-    }
-
-    pub fn add(&self, marks: impl Iterator<Item = u32>) {
-        let mut count = 0;
-        for mark in marks {
-            self.words[(mark >> self.shift) as usize].fetch_or(1 << (mark & 63) | 1 << (mark >> 6 & 63), Relaxed);
-            count += 1;
+    /// A copy with `count` more windows; none where it is not sharp enough for them. At full size, what weighs is those that
+    /// are gone and still in it.
+    pub fn with(&self, count: usize, live: usize, marks: impl Iterator<Item = u32>) -> Option<Self> {
+        let (after, bits) = (self.added + count, self.words.len() * 64);
+        if after * BITS_PER_WINDOW > bits && (bits < MOST_BITS || after > 2 * live) {
+            return None;
         }
-        self.added.fetch_add(count, Relaxed);
+        let mut more = Self { words: Protected::zeroed(self.words.len()), ..*self };
+        more.words.copy_from_slice(&self.words);
+        more.add(marks);
+        Some(more)
     }
 
-    #[inline(always)]
-    fn has(&self, words: &[AtomicU64], mark: u32) -> bool {
-        debug_assert_eq!(words.len(), 1 << (32 - self.shift));
-        // SAFETY: there is one word for each value of a mark's bits above `shift`.
-        let word = unsafe { words.get_unchecked((mark >> self.shift) as usize) }.load(Relaxed);
-        (word >> (mark & 63)) & (word >> (mark >> 6 & 63)) & 1 == 1
+    pub fn add(&mut self, marks: impl Iterator<Item = u32>) {
+        for mark in marks {
+            self.words[(mark >> self.shift) as usize] |= 1 << (mark & 63) | 1 << (mark >> 6 & 63);
+            self.added += 1;
+        }
     }
 
     /// Notes hits from `at` on, as many as there is room for. Says where to go on; the end of the text where it is through.
-    pub fn probe<T: Tier>(&self, by: Multiplier, text: &[u8], at: usize, hits: &mut Hits) -> usize {
+    pub fn probe<T: Tier>(&self, by: Multiplier, text: &[u8], mut at: usize, hits: &mut Hits) -> usize {
         hits.len = 0;
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has both.
-            return unsafe { self.probe_bmi2::<T>(by, text, at, hits) };
-        }
-        self.probe_anywhere::<T>(by, text, at, hits)
-    }
-
-    /// The same loop, compiled for shifts and products that leave the flags alone.
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "bmi2,avx2")]
-    fn probe_bmi2<T: Tier>(&self, by: Multiplier, text: &[u8], at: usize, hits: &mut Hits) -> usize {
-        self.probe_anywhere::<T>(by, text, at, hits)
-    }
-
-    #[inline(always)]
-    fn probe_anywhere<T: Tier>(&self, by: Multiplier, text: &[u8], mut at: usize, hits: &mut Hits) -> usize {
-        let words = &self.words[..];
+        let hit = |at: usize| text[at..].len() >= T::WINDOW && self.has(by.hash::<T>(&text[at..]));
         let group = UNROLL * T::STRIDE;
-        while let Some(here) = text.get(at..at + group - T::STRIDE + LOAD)
-            && hits.room() >= UNROLL
-        {
-            let hit = |probe: usize| self.has(words, by.mark_at::<T>(&here[probe * T::STRIDE..]));
-            if (0..UNROLL).fold(false, |any, probe| any | hit(probe)) {
-                (0..UNROLL).filter(|probe| hit(*probe)).for_each(|probe| hits.note(at + probe * T::STRIDE));
+        let fast = Self::runs_fast();
+        while hits.room() >= UNROLL {
+            let next = self.next_group::<T>(fast, by, text, at);
+            at = next.unwrap_or_else(|end| end);
+            if next.is_err() {
+                break;
             }
+            (at..at + group).step_by(T::STRIDE).filter(|at| hit(*at)).for_each(|at| hits.note(at));
             at += group;
         }
-        // What is left of the text, or of the room.
-        while let Some(here) = text.get(at..).filter(|here| here.len() >= T::WINDOW)
-            && hits.room() > 0
-        {
-            if self.has(words, by.mark_at::<T>(here)) {
+        // What is left of the text, which is less than a group, or of the room.
+        while at + T::WINDOW <= text.len() && hits.room() > 0 {
+            if hit(at) {
                 hits.note(at);
             }
             at += T::STRIDE;
@@ -192,8 +169,68 @@ impl Filter {
         if hits.room() > 0 { text.len() } else { at }
     }
 
+    #[inline(always)]
+    fn has(&self, hash: u64) -> bool {
+        test(&self.words, self.shift + 32, hash) != 0
+    }
+
+    /// The next group of probes one of which is a hit, or else the end of the last whole group.
+    fn next_group<T: Tier>(&self, fast: bool, by: Multiplier, text: &[u8], at: usize) -> Result<usize, usize> {
+        debug_assert_eq!(self.words.len(), 1 << (32 - self.shift));
+        #[cfg(target_arch = "x86_64")]
+        if fast {
+            // SAFETY: `runs_fast` has seen that the processor has what the function is compiled for.
+            return unsafe { next_group_fast::<T>(&self.words, self.shift + 32, by, text, at) };
+        }
+        let _ = fast;
+        next_group::<T>(&self.words, self.shift + 32, by, text, at)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn runs_fast() -> bool {
+        is_x86_feature_detected!("bmi2") && is_x86_feature_detected!("avx2")
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    fn runs_fast() -> bool {
+        false
+    }
+
     #[cfg(test)]
     pub fn memory(&self) -> Vec<u8> {
-        self.words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect()
+        self.words.iter().flat_map(|word| word.to_ne_bytes()).collect()
     }
+}
+
+/// The same loop, compiled for shifts by registers of their own and for wider ones.
+#[cfg(target_arch = "x86_64")]
+#[inline(never)]
+#[target_feature(enable = "bmi2,avx2")]
+fn next_group_fast<T: Tier>(words: &[u64], shift: u32, by: Multiplier, text: &[u8], at: usize) -> Result<usize, usize> {
+    next_group::<T>(words, shift, by, text, at)
+}
+
+/// All that most of a text ever meets. One branch for a group; and nothing else in here, or the compiler runs out of registers.
+#[inline(always)]
+fn next_group<T: Tier>(words: &[u64], shift: u32, by: Multiplier, text: &[u8], mut at: usize) -> Result<usize, usize> {
+    let group = UNROLL * T::STRIDE;
+    while let Some(here) = text.get(at..at + group - T::STRIDE + LOAD) {
+        let mut any = 0;
+        for probe in 0..UNROLL {
+            any |= test(words, shift, by.hash::<T>(&here[probe * T::STRIDE..]));
+        }
+        if any != 0 {
+            return Ok(at);
+        }
+        at += group;
+    }
+    Err(at)
+}
+
+/// Whether both bits are set. `words` has one word for each value of a hash's bits from `shift` on.
+#[inline(always)]
+fn test(words: &[u64], shift: u32, hash: u64) -> u64 {
+    // SAFETY: as above; `Filter::for_windows` sets the one by the other.
+    let word = unsafe { words.get_unchecked((hash >> shift) as usize) };
+    (word >> (hash >> 32 & 63)) & (word >> (hash >> 38 & 63)) & 1
 }

@@ -188,11 +188,14 @@ impl<T: Tier> Spread<T> {
         let windows = (pattern.len() + 1).saturating_sub(T::WINDOW);
         let mut spread = Self { marks: [0; LONGEST], shared: [0; LONGEST], windows, tier: PhantomData };
         for at in 0..windows {
-            let mark = by.mark_at::<T>(&pattern[at..]);
+            let mark = by.mark::<T>(&pattern[at..]);
+            (spread.marks[at], spread.shared[at]) = (mark, spread.shared[at] + crowd.count(mark));
             // A pattern that repeats itself (`xxxxxxxx`, `0, 0, 0, `) is found in text that does, at each place of the run.
-            let before = &spread.marks[at.saturating_sub(T::STRIDE - 1)..at];
-            let repeats = before.iter().filter(|one| **one == mark).count() as u32;
-            (spread.marks[at], spread.shared[at]) = (mark, crowd.count(mark) + repeats);
+            for before in at.saturating_sub(T::STRIDE - 1)..at {
+                let again = u32::from(spread.marks[before] == mark);
+                spread.shared[before] += again;
+                spread.shared[at] += again;
+            }
         }
         spread
     }

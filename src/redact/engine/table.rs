@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, ops::Range, sync::Arc};
 
+use zeroize::Zeroize;
+
 use super::{
     Found, Owner,
     print::{CHECK, Keys, Prints, Row},
@@ -71,12 +73,11 @@ impl Table {
         self.rows.iter().filter(|row| !gone.contains(&self.owners[row.owner as usize].id)).count()
     }
 
-    /// Adds the patterns one of whose windows, of the given mark, stands in `text` at `at`.
+    /// Adds the patterns one of whose windows, of the given mark, stands in the text at `at`.
     pub(super) fn look_up<'e>(
         &'e self,
         index: &Index,
-        keys: &Keys,
-        text: &[u8],
+        checks: &mut Checks<'_>,
         (at, mark): (usize, u32),
         found: &mut Finds<'_, 'e>,
     ) {
@@ -84,13 +85,8 @@ impl Table {
             let row = &self.rows[entry.row()];
             let Some(start) = at.checked_sub(usize::from(row.offset) + entry.which()) else { continue };
             let range = start..start + usize::from(row.len);
-            let Some(pattern) = text.get(range.clone()) else { continue };
             let owner = &self.owners[row.owner as usize];
-            if found.covered(owner, &range) {
-                continue;
-            }
-            let check_at = usize::from(row.check_at);
-            if keys.check(&pattern[check_at..check_at + CHECK]) == row.check && keys.tag(pattern) == row.tag {
+            if range.end <= checks.text.len() && !found.covered(owner, &range) && checks.agree(row, &range) {
                 found.add(Found { range, owner, form: row.form });
             }
         }
@@ -180,6 +176,38 @@ impl Index {
     pub fn memory(&self) -> Vec<u8> {
         let entries = self.entries.iter().flat_map(|entry| [entry.mark, entry.place]);
         entries.chain(self.starts.iter().copied()).flat_map(u32::to_ne_bytes).collect()
+    }
+}
+
+/// Compares places of one text with what is known of patterns.
+pub(super) struct Checks<'t> {
+    keys: &'t Keys,
+    text: &'t [u8],
+    /// The last windows hashed, by the low bits of their places: in text that repeats itself they are the same all over.
+    last: [([u8; CHECK], u32); 8],
+}
+
+impl<'t> Checks<'t> {
+    pub fn of(keys: &'t Keys, text: &'t [u8]) -> Self {
+        let zeros = [0; CHECK];
+        Self { keys, text, last: [(zeros, keys.check(&zeros)); 8] }
+    }
+
+    /// One window tells most texts from the pattern; the tag over all of it tells the rest.
+    fn agree(&mut self, row: &Row, range: &Range<usize>) -> bool {
+        let at = range.start + usize::from(row.check_at);
+        let Some(window) = self.text[at..].first_chunk::<CHECK>() else { return false };
+        let last = &mut self.last[at % 8];
+        if last.0 != *window {
+            *last = (*window, self.keys.check(window));
+        }
+        last.1 == row.check && self.keys.tag(&self.text[range.clone()]) == row.tag
+    }
+}
+
+impl Drop for Checks<'_> {
+    fn drop(&mut self) {
+        self.last.iter_mut().for_each(|(window, _)| window.zeroize());
     }
 }
 
