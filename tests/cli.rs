@@ -89,7 +89,8 @@ async fn listings_have_stable_shapes() {
 
     let tools = json(&host.operate(&["tools", "--json"]), 0);
     keys(&tools, &["tools"]);
-    keys(&tools["tools"][0], &["name", "description", "run_as", "secrets", "sessions", "handouts", "denials", "origin"]);
+    let tool = ["name", "description", "run_as", "secrets", "sessions", "handouts", "denials", "origin"];
+    keys(&tools["tools"][0], &[&tool[..], &["redactions", "command", "deliveries"]].concat());
 
     let secrets = json(&host.operate(&["secrets", "--json"]), 0);
     keys(&secrets, &["secrets"]);
