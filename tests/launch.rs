@@ -16,8 +16,8 @@ use daemon::{Host, eventually};
 use raw::{Raw, reason};
 use tonic::Status;
 use valetkey::proto::v1::{
-    CloseSessionRequest, Channel, Get, Launch, LaunchPlan, OnRedaction, OnRotation, Open, Opened, Redacted, RedactRequest, RedactResponse, RenewSessionRequest,
-    delivered::To, session_request::Request, session_response::Response,
+    Channel, CloseSessionRequest, Get, Launch, LaunchPlan, OnRedaction, OnRotation, Open, Opened, RedactRequest, RedactResponse,
+    Redacted, RenewSessionRequest, delivered::To, session_request::Request, session_response::Response,
 };
 
 const MARKER: &str = "mArKeR-4711-of-a-key";
@@ -26,7 +26,7 @@ const DECOY: &str = "mArKeR-4711-of-a-decoy";
 
 /// A host whose one tool is this process, with these lines beside its `run-as`.
 fn configure(host: &Host, tool: &str) {
-    let source = host.seal(&[("a/key", MARKER.as_bytes()), ("b/key", OTHER.as_bytes()), ("a/decoy", DECOY.as_bytes())]);
+    let source = host.seal(&[]);
     let secrets = Host::secrets(&["a/key", "b/key", "a/decoy"]) + "canary = true\n";
     let metrics = format!("metrics = \"{}\"", host.path("run/metrics.sock").display());
     host.configure(&metrics, &format!("{source}{secrets}[tool.it]\nrun-as = {{ user = \"0\" }}\n{tool}"));
@@ -34,12 +34,14 @@ fn configure(host: &Host, tool: &str) {
 
 fn host(tool: &str) -> (Host, daemon::Daemon) {
     let host = Host::new();
+    host.seal(&[("a/key", MARKER.as_bytes()), ("b/key", OTHER.as_bytes()), ("a/decoy", DECOY.as_bytes())]);
     configure(&host, tool);
     let daemon = host.start();
     (host, daemon)
 }
 
-const ALL: &str = "secrets.\"a/key\" = { env = \"A_KEY\" }\nsecrets.\"b/key\" = {}\nsecrets.\"a/decoy\" = { fd = \"DECOY_FILE\" }\n";
+const ALL: &str =
+    "secrets.\"a/key\" = { env = \"A_KEY\" }\nsecrets.\"b/key\" = {}\nsecrets.\"a/decoy\" = { fd = \"DECOY_FILE\" }\n";
 
 fn launch(command: &[&str]) -> Open {
     let command = command.iter().map(ToString::to_string).collect();
@@ -206,7 +208,8 @@ async fn what_its_source_never_had_is_not_launched_without() {
     let host = Host::new();
     let source = host.seal(&[("a/key", MARKER.as_bytes())]);
     let secrets = Host::secrets(&["a/key", "no/key"]) + "required = false\n";
-    let tool = "[tool.it]\nrun-as = { user = \"0\" }\nsecrets.\"a/key\" = { env = \"A\" }\nsecrets.\"no/key\" = { file = \"B\" }\n";
+    let tool =
+        "[tool.it]\nrun-as = { user = \"0\" }\nsecrets.\"a/key\" = { env = \"A\" }\nsecrets.\"no/key\" = { file = \"B\" }\n";
     host.configure("", &format!("{source}{secrets}{tool}"));
     let _daemon = host.start();
     let status = refused(&host, launch(&["node"])).await;
@@ -241,7 +244,7 @@ async fn a_launcher_that_becomes_its_tool_has_a_session_as_long_as_that_lives() 
     let program = |pid: u32| std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     eventually("it has become its tool", || program(tool.id()).ends_with("cat"));
     // The stream is gone by now, as it was made to be closed at exec: wait for the daemon to have seen that.
-    eventually("the connection is gone", || metrics(&host).contains("valetkey_connections{socket=\"tools\"} 0\n"));
+    eventually("the connection is gone", || metrics(&host).contains("valetkey_connections{socket=\"tools\"} 0.0\n"));
     let open = sessions(&host);
     assert_eq!(open.len(), 1, "{open:?}");
     assert_eq!((&open[0]["session"], &open[0]["form"], &open[0]["pid"]), (&session.into(), &"process".into(), &tool.id().into()));
@@ -262,7 +265,10 @@ async fn a_new_policy_judges_what_is_launched() {
     let (host, _daemon) = host(ALL);
     let (mut raw, _) = open(&host, launch(&["node", "index.js"])).await.unwrap();
     // It is pinned to what runs, it gets one more, and one comes another way: all that is no reason.
-    configure(&host, &format!("{}command = [\"node\", \"index.js\"]\n", ALL.replace("\"b/key\" = {}", "\"b/key\" = { env = \"B\" }")));
+    configure(
+        &host,
+        &format!("{}command = [\"node\", \"index.js\"]\n", ALL.replace("\"b/key\" = {}", "\"b/key\" = { env = \"B\" }")),
+    );
     reload(&host);
     assert_eq!(raw.secret(1, "a/key").await.value, MARKER.as_bytes());
     assert_eq!(sessions(&host)[0]["scope"].as_array().unwrap().len(), 2, "what it has stays what it was launched with");
@@ -295,7 +301,9 @@ async fn what_was_found_is_counted_and_told() {
     let log = log(&host);
     let lines: Vec<_> = log.lines().filter(|line| line.contains("a value was found in what the tool wrote")).collect();
     assert_eq!(lines.len(), 3, "{log}");
-    for part in ["WARN", "tool=it", "secret=a/key", "version=1", "channel=\"stdout\"", "encoding=\"base64\"", "count=3", "stopped=false"] {
+    for part in
+        ["WARN", "tool=it", "secret=a/key", "version=1", "channel=\"stdout\"", "encoding=\"base64\"", "count=3", "stopped=false"]
+    {
         assert!(lines[0].contains(part), "{part} is not in {}", lines[0]);
     }
     assert!(lines[0].contains(&format!("session={}", opened.session)), "{}", lines[0]);
@@ -333,7 +341,10 @@ async fn a_flood_of_reports_is_a_line_and_an_exact_number() {
         raw.say(Request::Redacted(found("a/key", "raw", 2)));
     }
     raw.secret(1, "a/key").await;
-    assert!(metrics(&host).contains("valetkey_redactions_total{tool=\"it\",secret=\"a/key\",channel=\"stdout\",encoding=\"raw\"} 10000\n"));
+    assert!(
+        metrics(&host)
+            .contains("valetkey_redactions_total{tool=\"it\",secret=\"a/key\",channel=\"stdout\",encoding=\"raw\"} 10000\n")
+    );
     let told = || log(&host).matches("a value was found").count();
     // On a slow machine ten seconds may pass meanwhile.
     assert!((1..=3).contains(&told()), "{}", host.log());
@@ -381,7 +392,8 @@ async fn the_log_says_which_program_and_no_more() {
 
 /// Has a text cleaned that comes in these pieces.
 async fn redact(host: &Host, session: &str, pieces: &[&str]) -> Result<Vec<RedactResponse>, Status> {
-    let mut requests: Vec<_> = pieces.iter().map(|piece| RedactRequest { session: String::new(), text: piece.as_bytes().to_vec() }).collect();
+    let mut requests: Vec<_> =
+        pieces.iter().map(|piece| RedactRequest { session: String::new(), text: piece.as_bytes().to_vec() }).collect();
     requests[0].session = session.into();
     let mut answers = raw::broker(&host.tools_socket()).await.redact(tokio_stream::iter(requests)).await?.into_inner();
     let mut all = Vec::new();
@@ -405,14 +417,17 @@ async fn a_text_is_cleaned_of_all_and_names_what_the_session_may_know() {
     assert_eq!(text(&answers), "a line\nkey=[redacted:a/key] and [redacted]\nend of it");
     assert_eq!(answers[0].text, b"a line\n", "a line that is complete does not wait");
     let found: Vec<_> = answers.iter().flat_map(|answer| &answer.found).collect();
-    let told: Vec<_> = found.iter().map(|one| (one.name.as_str(), one.version.as_str(), one.encoding.as_str(), one.count, one.line)).collect();
+    let told: Vec<_> =
+        found.iter().map(|one| (one.name.as_str(), one.version.as_str(), one.encoding.as_str(), one.count, one.line)).collect();
     assert_eq!(told, [("", "", "", 1, 2), ("a/key", "1", "raw", 1, 2)], "what is outside the scope is not named");
     // The version before is found as well, while a process may still have it.
     host.seal(&[("a/key", b"another-value-of-it")]);
     assert!(host.operate(&["refresh"]).status.success());
     let answers = redact(&host, &session, &[&format!("{MARKER} another-value-of-it")]).await.unwrap();
     assert_eq!(text(&answers), "[redacted:a/key] [redacted:a/key]");
-    assert!(metrics(&host).contains("valetkey_redactions_total{tool=\"it\",secret=\"b/key\",channel=\"text\",encoding=\"raw\"} 1\n"));
+    assert!(
+        metrics(&host).contains("valetkey_redactions_total{tool=\"it\",secret=\"b/key\",channel=\"text\",encoding=\"raw\"} 1\n")
+    );
     assert!(!log(&host).contains("CANARY"));
     redact(&host, &session, &[DECOY]).await.unwrap();
     assert!(log(&host).contains("CANARY"));

@@ -11,7 +11,7 @@ use super::status;
 use crate::{
     broker::Broker,
     name::SecretName,
-    proto::v1::{Redacted, RedactRequest, RedactResponse},
+    proto::v1::{RedactRequest, RedactResponse, Redacted},
     redact::{
         Redactor,
         lines::{Clean, Hit, Lines},

@@ -22,8 +22,8 @@ use crate::{
     broker::{Broker, Refused},
     proto::v1::{
         AcknowledgeVersionRequest, AcknowledgeVersionResponse, CloseSessionRequest, CloseSessionResponse, GetSecretsRequest,
-        GetSecretsResponse, Open, Opened, RedactRequest, RenewSessionRequest, SecretEvent, SessionRequest,
-        SessionResponse, WatchSecretsRequest, broker_server, secret_event::Event,
+        GetSecretsResponse, Open, Opened, RedactRequest, RenewSessionRequest, SecretEvent, SessionRequest, SessionResponse,
+        WatchSecretsRequest, broker_server, secret_event::Event,
     },
     session::{End, Session},
 };

@@ -104,12 +104,7 @@ impl Lines {
 }
 
 /// The one place where a line meets the engine: appends it to `clean`, and asks `hit` of each find whether to name it.
-fn clean_line(
-    redactor: &Redactor,
-    line: &[u8],
-    clean: &mut Vec<u8>,
-    mut hit: impl FnMut(&SecretName, &Version, Form) -> bool,
-) {
+fn clean_line(redactor: &Redactor, line: &[u8], clean: &mut Vec<u8>, mut hit: impl FnMut(&SecretName, &Version, Form) -> bool) {
     let engine = redactor.engine();
     let mut from = 0;
     for found in union(find(&engine, &redactor.shared.keys, line)) {
@@ -151,8 +146,7 @@ mod tests {
         all.hits.extend(end.hits);
         let text = String::from_utf8(all.text).unwrap();
         assert_eq!(
-            text,
-            "one\nkey=[redacted:a/key]\n\n[redacted] and [redacted:a/key]\nlast [redacted:a/key]",
+            text, "one\nkey=[redacted:a/key]\n\n[redacted] and [redacted:a/key]\nlast [redacted:a/key]",
             "only the first may be named"
         );
         let hits: Vec<_> = all.hits.iter().map(|hit| (hit.secret.as_str(), hit.form.as_str(), hit.line)).collect();
