@@ -50,7 +50,7 @@ impl Broker {
         }
         let policy = self.policy();
         let (scope, plan) = match policy.decide(peer, &Request::Launch { tool, command }) {
-            Decision::AllowLaunch(scope, plan) => (scope, plan),
+            Decision::AllowLaunch(scope, plan) => (scope, *plan),
             Decision::Deny(denial) => return Err(self.deny(peer, tool, Refused::denied(&denial), &denial)),
             Decision::AllowSession(_) | Decision::Allow(_) => unreachable!("policy answers the question it is asked"),
         };
