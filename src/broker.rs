@@ -210,7 +210,9 @@ impl Broker {
     pub fn renew(&self, witness: &dyn Witness, session: &Session) -> Result<SystemTime, Refused> {
         self.still(witness, session)?;
         if !session.renew(self.uptime() + self.settings.session_lifetime) {
-            return Err(Refused::bad_request("this session lives as long as its stream or its process, and is not renewed".into()));
+            return Err(Refused::bad_request(
+                "this session lives as long as its stream or its process, and is not renewed".into(),
+            ));
         }
         Ok(SystemTime::now() + self.settings.session_lifetime)
     }
@@ -484,7 +486,9 @@ fn random() -> Result<[u8; 16], Refused> {
 
 fn parse(declared: &Declaration<'_>) -> Result<(ToolName, Vec<SecretName>), Refused> {
     if declared.launch.is_some() && !declared.scope.is_empty() {
-        return Err(Refused::bad_request("a launcher declares no scope: it gets what policy delivers to what it launches".into()));
+        return Err(Refused::bad_request(
+            "a launcher declares no scope: it gets what policy delivers to what it launches".into(),
+        ));
     }
     if declared.scope.len() > MAX_SCOPE {
         return Err(Refused::bad_request(format!("a session declares at most {MAX_SCOPE} secrets")));
@@ -522,7 +526,9 @@ impl Refused {
             ),
             Denial::Command(BadCommand::None(tool)) => (
                 Reason::CommandNotAllowed,
-                format!("nothing says what is to run as tool {tool}: name it after `--`, or have the operator set `command` in [tool.{tool}]"),
+                format!(
+                    "nothing says what is to run as tool {tool}: name it after `--`, or have the operator set `command` in [tool.{tool}]"
+                ),
             ),
         };
         Self { reason, message, retry_after: None }

@@ -184,7 +184,7 @@ pub enum Request<'a> {
 #[derive(Debug)]
 pub enum Decision<'p> {
     AllowSession(Scope),
-    AllowLaunch(Scope, Plan),
+    AllowLaunch(Scope, Box<Plan>),
     Allow(Grant<'p>),
     Deny(Denial),
 }
@@ -264,7 +264,7 @@ impl Policy {
         let decision = match *request {
             Request::Open { tool, scope } => self.open(peer, tool, scope).map(Decision::AllowSession),
             Request::Launch { tool, command } => {
-                self.launch(peer, tool, command).map(|(scope, plan)| Decision::AllowLaunch(scope, plan))
+                self.launch(peer, tool, command).map(|(scope, plan)| Decision::AllowLaunch(scope, Box::new(plan)))
             }
             Request::Keep(kept) => self.keep(peer, kept).map(Decision::AllowSession),
             Request::Get { scope, secret } => self.get(peer, scope, secret).map(Decision::Allow),

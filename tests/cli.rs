@@ -89,7 +89,8 @@ async fn listings_have_stable_shapes() {
 
     let tools = json(&host.operate(&["tools", "--json"]), 0);
     keys(&tools, &["tools"]);
-    keys(&tools["tools"][0], &["name", "description", "run_as", "secrets", "sessions", "handouts", "denials", "origin"]);
+    let tool = ["name", "description", "run_as", "secrets", "sessions", "handouts", "denials", "origin"];
+    keys(&tools["tools"][0], &[&tool[..], &["redactions", "command", "deliveries"]].concat());
 
     let secrets = json(&host.operate(&["secrets", "--json"]), 0);
     keys(&secrets, &["secrets"]);
@@ -256,7 +257,7 @@ fn explain_names_the_line_or_what_is_missing() {
     for (tool, secret, code) in [("it", "a/key", 0), ("it", "b/key", 3), ("it", "no/such", 3), ("nobody", "a/key", 3)] {
         let (offline, online) = (json(&offline(tool, secret), code), json(&online(tool, secret), code));
         assert_eq!(offline, online);
-        keys(&online, &["tool", "secret", "allowed", "verdict", "origin", "run_as", "missing"]);
+        keys(&online, &["tool", "secret", "allowed", "verdict", "origin", "run_as", "missing", "delivery", "exposure"]);
         assert_eq!(online["allowed"], code == 0);
         assert_eq!(online["origin"].is_string() && online["missing"].is_null(), code == 0, "{online}");
     }

@@ -42,13 +42,15 @@ const FORMS: [Form; 8] =
 impl Broker {
     /// What policy delivers to a process that is launched as this tool, all of it there to be had now; or nothing is launched.
     pub(super) fn accept_launch(&self, peer: &Peer, tool: &ToolName, command: &[String]) -> Result<(Scope, Plan), Refused> {
-        if command.len() > MOST_WORDS || command.iter().any(|word| word.contains('\0')) || command.first().is_some_and(String::is_empty)
+        if command.len() > MOST_WORDS
+            || command.iter().any(|word| word.contains('\0'))
+            || command.first().is_some_and(String::is_empty)
         {
             return Err(Refused::bad_request(format!("a command is a program and at most {MOST_WORDS} words, without NUL")));
         }
         let policy = self.policy();
         let (scope, plan) = match policy.decide(peer, &Request::Launch { tool, command }) {
-            Decision::AllowLaunch(scope, plan) => (scope, plan),
+            Decision::AllowLaunch(scope, plan) => (scope, *plan),
             Decision::Deny(denial) => return Err(self.deny(peer, tool, Refused::denied(&denial), &denial)),
             Decision::AllowSession(_) | Decision::Allow(_) => unreachable!("policy answers the question it is asked"),
         };

@@ -67,7 +67,8 @@ fn offline(args: &Args, file: &std::path::Path) -> Result<Explanation, Failure> 
         let hint = format!("valetkey check --config {}", file.display());
         Failure::new(FAILED, format!("the configuration has {} problems", problems.len()), hint)
     })?;
-    let config::Explanation { allowed, verdict, origin, run_as, missing, delivery, exposure } = config::explain(&config, &tool, &secret);
+    let config::Explanation { allowed, verdict, origin, run_as, missing, delivery, exposure } =
+        config::explain(&config, &tool, &secret);
     let origin = origin.map(|origin| origin.to_string());
     let (tool, secret) = (args.tool.clone(), args.secret.clone());
     Ok(Explanation { tool, secret, allowed, verdict, origin, run_as, missing, delivery, exposure })

@@ -457,6 +457,7 @@ pub fn sessions(args: &Args) -> Outcome {
                 session.pid.to_string(),
                 session.uid.to_string(),
                 or_dash(session.unit.as_deref().unwrap_or("")),
+                session.form.clone(),
                 session.opened.clone().unwrap_or_default(),
                 cell(&held),
                 session.handouts.to_string(),
@@ -464,6 +465,6 @@ pub fn sessions(args: &Args) -> Outcome {
             ]
         };
         let rows: Vec<_> = sessions.sessions.iter().map(row).collect();
-        layout(&["SESSION", "TOOL", "PID", "UID", "UNIT", "OPENED", "HOLDS", "HAND-OUTS", "PURPOSE"], &rows)
+        layout(&["SESSION", "TOOL", "PID", "UID", "UNIT", "FORM", "OPENED", "HOLDS", "HAND-OUTS", "PURPOSE"], &rows)
     })
 }

@@ -96,12 +96,17 @@ fn knows(args: &Args) -> Result<(Redactor, Vec<String>), Failure> {
     let redactor = Redactor::new()?;
     let mut values: Vec<(SecretName, Version, SecretValue)> = Vec::new();
     for variable in &args.variables {
-        let name = variable.parse().map_err(|bad: crate::name::BadName| Failure::new(USAGE, bad.to_string(), "--variable API_KEY"))?;
+        let name =
+            variable.parse().map_err(|bad: crate::name::BadName| Failure::new(USAGE, bad.to_string(), "--variable API_KEY"))?;
         // SAFETY: this command has started no thread yet, and nobody holds a pointer into the environment.
         let value = unsafe { take_from_environment(variable) };
         // A check for something that is not there would find nothing for ever.
         let value = value.filter(|value| !value.is_empty()).ok_or_else(|| {
-            Failure::new(USAGE, format!("there is no variable {variable} with a value"), "export it to this command, or leave it out")
+            Failure::new(
+                USAGE,
+                format!("there is no variable {variable} with a value"),
+                "export it to this command, or leave it out",
+            )
         })?;
         values.push((name, Version::from(1), value));
     }
@@ -109,7 +114,11 @@ fn knows(args: &Args) -> Result<(Redactor, Vec<String>), Failure> {
         let file = SealedFile::open(file, &Identity::read(identity)?)?;
         for name in file.names() {
             if let Some(value) = file.get(name) {
-                let copy = value.expose(SecretValue::copy_from).map_err(|e| Failure { code: FAILED, what: e.to_string(), hint: None })?;
+                let copy = value.expose(SecretValue::copy_from).map_err(|e| Failure {
+                    code: FAILED,
+                    what: e.to_string(),
+                    hint: None,
+                })?;
                 values.push((name.clone(), Version::from(file.version(name).unwrap_or(0)), copy));
             }
         }

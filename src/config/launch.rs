@@ -73,8 +73,10 @@ fn word(text: &str) -> Result<String, &'static str> {
         return Err("is longer than 16 KiB");
     }
     if holds_a_value(text) {
-        return Err("looks like a credential, and is not repeated here: arguments are public. Grant a secret to the tool instead, \
-                    and rotate the value if it was a real one");
+        return Err(
+            "looks like a credential, and is not repeated here: arguments are public. Grant a secret to the tool instead, \
+                    and rotate the value if it was a real one",
+        );
     }
     Ok(text.into())
 }
@@ -103,14 +105,18 @@ fn setting(text: &str, delivered: &BTreeSet<&str>) -> Result<String, &'static st
         return Err("is not the name of an environment variable, nor NAME=value");
     }
     if decides_what_runs(name) {
-        return Err("is a variable that makes programs run other code: set it inside `command`, with env(1), where that is meant");
+        return Err(
+            "is a variable that makes programs run other code: set it inside `command`, with env(1), where that is meant",
+        );
     }
     if delivered.contains(name) {
         return Err("is the variable of a secret");
     }
     word(text).map_err(|why| match why.starts_with("looks") {
-        true => "looks like a credential, and is not repeated here. Grant a secret to the tool instead, and rotate the value if it \
-                 was a real one",
+        true => {
+            "looks like a credential, and is not repeated here. Grant a secret to the tool instead, and rotate the value if it \
+                 was a real one"
+        }
         false => why,
     })
 }
@@ -128,7 +134,9 @@ fn on_rotation(text: &str) -> Result<OnRotation, &'static str> {
         return Err("names a signal that no process can act on: restart starts it anew");
     }
     let known = SIGNALS.iter().find(|(known, _)| *known == name);
-    known.map(|(_, number)| OnRotation::Signal(*number)).ok_or("names no signal that a tool can act on: HUP, USR1 and USR2 are usual")
+    known
+        .map(|(_, number)| OnRotation::Signal(*number))
+        .ok_or("names no signal that a tool can act on: HUP, USR1 and USR2 are usual")
 }
 
 /// What cannot work is a mistake, or its author would rely on it.
@@ -175,8 +183,17 @@ mod tests {
             assert_eq!(setting(good, &delivered).as_deref(), Ok(good));
         }
         for bad in [
-            "", "=x", "A B", "LD_PRELOAD", "NODE_OPTIONS=--require=/tmp/x", "VALETKEY_SOCKET", "TOKEN", "TOKEN=x",
-            "KEY=sk_live_51Hq7XzA9q2LmN", "HTTPS_PROXY=http://user:pass@proxy:3128", "A=\u{1b}",
+            "",
+            "=x",
+            "A B",
+            "LD_PRELOAD",
+            "NODE_OPTIONS=--require=/tmp/x",
+            "VALETKEY_SOCKET",
+            "TOKEN",
+            "TOKEN=x",
+            "KEY=sk_live_51Hq7XzA9q2LmN",
+            "HTTPS_PROXY=http://user:pass@proxy:3128",
+            "A=\u{1b}",
         ] {
             assert!(setting(bad, &delivered).is_err(), "{bad}");
         }

@@ -44,10 +44,12 @@ fn has_password(text: &str) -> bool {
 fn without_digests(text: &str) -> String {
     let mut left = String::new();
     let mut rest = text;
-    while let Some((at, mark)) = ["sha256:", "sha512:", "/nix/store/"].iter().filter_map(|mark| Some((rest.find(mark)?, *mark))).min()
+    while let Some((at, mark)) =
+        ["sha256:", "sha512:", "/nix/store/"].iter().filter_map(|mark| Some((rest.find(mark)?, *mark))).min()
     {
         left.push_str(&rest[..at]);
-        rest = rest[at + mark.len()..].trim_start_matches(|c: char| c.is_ascii_hexdigit() || (mark.starts_with('/') && c.is_ascii_alphanumeric()));
+        rest = rest[at + mark.len()..]
+            .trim_start_matches(|c: char| c.is_ascii_hexdigit() || (mark.starts_with('/') && c.is_ascii_alphanumeric()));
     }
     left + rest
 }

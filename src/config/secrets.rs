@@ -122,7 +122,8 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
     let rotate_every = section.duration("rotate-every");
     let canary = section.boolean("canary").unwrap_or(false);
     if canary && section.has("reaches") {
-        let what = format!("`reaches` in {} has no meaning: a canary opens nothing, or it is a secret like any other", section.title);
+        let what =
+            format!("`reaches` in {} has no meaning: a canary opens nothing, or it is a secret like any other", section.title);
         section.warn(section.line_of("reaches"), what, "canary = true without `reaches`, and a value that opens nothing");
     }
     let origin = Origin { file: named.doc.file.clone(), line: named.line };

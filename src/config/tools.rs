@@ -106,14 +106,22 @@ fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> 
 
 /// One way to reach the process, or none: then the tool asks.
 fn delivery(grant: &Section<'_>, secret: &SecretName, known: bool) -> Delivery {
-    let ways: [(&str, fn(String) -> Delivery); 3] = [("env", Delivery::Env), ("file", Delivery::File), ("fd", Delivery::Fd)];
-    let given: Vec<_> = ways.into_iter().filter(|(key, _)| grant.has(key)).collect();
-    if let [_, (second, _), ..] = given.as_slice() {
+    let given: Vec<_> = ["env", "file", "fd"].into_iter().filter(|key| grant.has(key)).collect();
+    if let [_, second, ..] = given.as_slice() {
         grant.reject_for(second, "stands beside another way to deliver the same secret", "one of: env, file, fd");
     }
     let secret = known.then(|| secret.as_str());
-    let usable = given.iter().filter_map(|(key, way)| Some((usable(grant, key, secret)?, way)));
-    usable.last().map_or(Delivery::Rpc, |(variable, way)| way(variable.into()))
+    let mut found = Delivery::Rpc;
+    for key in given {
+        if let Some(variable) = usable(grant, key, secret).map(String::from) {
+            found = match key {
+                "env" => Delivery::Env(variable),
+                "file" => Delivery::File(variable),
+                _ => Delivery::Fd(variable),
+            };
+        }
+    }
+    found
 }
 
 fn usable<'a>(grant: &Section<'a>, key: &str, secret: Option<&str>) -> Option<&'a str> {

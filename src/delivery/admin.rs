@@ -302,7 +302,10 @@ impl admin_server::Admin for AdminService {
 
     type RedactStream = redact::Answers;
 
-    async fn redact(&self, request: Request<tonic::Streaming<v1::RedactRequest>>) -> Result<Response<Self::RedactStream>, Status> {
+    async fn redact(
+        &self,
+        request: Request<tonic::Streaming<v1::RedactRequest>>,
+    ) -> Result<Response<Self::RedactStream>, Status> {
         let operator = self.operator(&request)?;
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator has a text cleaned");
         let redactor = self.broker.store().redactor().clone();

@@ -11,7 +11,7 @@ use super::status;
 use crate::{
     broker::Broker,
     name::SecretName,
-    proto::v1::{Redacted, RedactRequest, RedactResponse},
+    proto::v1::{RedactRequest, RedactResponse, Redacted},
     redact::{
         Redactor,
         lines::{Clean, Hit, Lines},
@@ -102,7 +102,7 @@ impl Text {
         }
         self.lines = Some(lines);
         self.tell(&all.hits);
-        Ok(RedactResponse { text: all.text.into(), found: self.found(&all.hits) })
+        Ok(RedactResponse { text: all.text, found: self.found(&all.hits) })
     }
 
     /// A tool that has more cleaned than it may is slowed down, not refused.

@@ -189,7 +189,12 @@ pub fn scope_versions(broker: &Broker, session: &Session) -> Versions {
 pub fn opened(session: &Session, versions: &Versions) -> Opened {
     let version = |held: &Option<(Version, Serial)>| held.as_ref().map(|(version, _)| version.to_string()).unwrap_or_default();
     let secrets = versions.iter().map(|(name, v)| VersionedName { name: name.to_string(), version: version(v) });
-    Opened { session: session.id.to_string(), secrets: secrets.collect(), expires: None, plan: session.plan.as_ref().map(launch::plan) }
+    Opened {
+        session: session.id.to_string(),
+        secrets: secrets.collect(),
+        expires: None,
+        plan: session.plan.as_ref().map(launch::plan),
+    }
 }
 
 /// An end that the tool did not ask for.

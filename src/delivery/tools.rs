@@ -22,8 +22,8 @@ use crate::{
     broker::{Broker, Refused},
     proto::v1::{
         AcknowledgeVersionRequest, AcknowledgeVersionResponse, CloseSessionRequest, CloseSessionResponse, GetSecretsRequest,
-        GetSecretsResponse, Open, Opened, RedactRequest, RenewSessionRequest, SecretEvent, SessionRequest,
-        SessionResponse, WatchSecretsRequest, broker_server, secret_event::Event,
+        GetSecretsResponse, Open, Opened, RedactRequest, RenewSessionRequest, SecretEvent, SessionRequest, SessionResponse,
+        WatchSecretsRequest, broker_server, secret_event::Event,
     },
     session::{End, Session},
 };
@@ -137,7 +137,7 @@ impl broker_server::Broker for Unary {
         let session = self.broker.session(&*caller, &session).map_err(refused)?;
         let redactor = self.broker.redactor_for(&*caller, &session).map_err(refused)?;
         let asks = redact::Asks::Tool(session);
-        Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, text.into(), requests)))
+        Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, text, requests)))
     }
 
     async fn session(&self, _: Request<tonic::Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {

@@ -177,7 +177,7 @@ fn words(words: &[&str]) -> Vec<String> {
 fn launch(policy: &Policy, peer: &Peer, command: &[&str]) -> Result<(Scope, Plan), Denial> {
     let (tool, command) = ("server".parse().unwrap(), words(command));
     match policy.decide(peer, &Request::Launch { tool: &tool, command: &command }) {
-        Decision::AllowLaunch(scope, plan) => Ok((scope, plan)),
+        Decision::AllowLaunch(scope, plan) => Ok((scope, *plan)),
         Decision::Deny(denial) => Err(denial),
         _ => unreachable!("a launch was asked for"),
     }

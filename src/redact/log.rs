@@ -41,10 +41,8 @@ pub fn redacted_lines() -> u64 {
     REDACTED.load(Relaxed)
 }
 
-fn count<T: ToOwned + ?Sized>(clean: &Cow<'_, T>) {
-    if matches!(clean, Cow::Owned(_)) {
-        REDACTED.fetch_add(1, Relaxed);
-    }
+fn count(redacted: bool) {
+    REDACTED.fetch_add(redacted.into(), Relaxed);
 }
 
 /// The level filter makes no sense.
@@ -131,7 +129,7 @@ impl<W: Write> Write for Event<'_, W> {
 impl<W: Write> Drop for Event<'_, W> {
     fn drop(&mut self) {
         let clean = self.to.redactor.redact(&self.text);
-        count(&clean);
+        count(matches!(clean, Cow::Owned(_)));
         let mut inner = self.to.inner.lock().unwrap_or_else(PoisonError::into_inner);
         // There is nowhere to say that the log cannot be written.
         drop(inner.write_all(&clean).and_then(|()| inner.flush()));
@@ -148,7 +146,7 @@ pub fn install_panic_hook(redactor: Redactor, to: impl Write + Send + 'static) {
     panic::set_hook(Box::new(move |info| {
         let text = PanicText(info).to_string();
         let clean = redactor.redact_str(&text);
-        count(&clean);
+        count(matches!(clean, Cow::Owned(_)));
         // Only other threads' panics wait here: one from within this hook ends the process at once.
         let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
         drop(to.write_all(clean.as_bytes()).and_then(|()| to.flush()));
