@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{suspect::is_reference, words::quoted};
+use super::{suspect::is_filled_in, words::quoted};
 use crate::config::is_variable;
 
 /// A part of a word: as it is, or what a variable holds.
@@ -166,7 +166,7 @@ impl Line {
         let mut beside: Vec<String> = Vec::new();
         let mut word = |pieces: &[Piece]| {
             let part = |piece: &Piece| match piece {
-                Piece::Text(text) if is_reference(text) => {
+                Piece::Text(text) if is_filled_in(text) => {
                     beside.push(text.clone());
                     if beside.len() < 10 { format!("\"${}\"", beside.len()) } else { format!("\"${{{}}}\"", beside.len()) }
                 }

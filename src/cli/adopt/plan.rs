@@ -14,7 +14,7 @@ use super::{
     servers::{self, Server},
     store::{self, Place},
     study::{Study, study},
-    suspect::is_reference,
+    suspect::is_filled_in,
 };
 use crate::{
     name::{SecretName, ToolName},
@@ -246,7 +246,7 @@ fn rewrite(text: &str, server: &Server<'_>, tool: &ToolName, study: &Study) -> V
 /// Does the client read more variables from a file? Their names, or why they cannot be had.
 pub fn names_in(file: &str, folder: &Path) -> Result<Vec<String>, String> {
     let path = file.replace("${workspaceFolder}", &folder.to_string_lossy());
-    if is_reference(&path) {
+    if is_filled_in(&path) {
         return Err("its `envFile` is known to the client alone".into());
     }
     let text =

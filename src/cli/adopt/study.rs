@@ -8,7 +8,7 @@ use super::{
     launch::{self, Line, Piece},
     plan::names_in,
     servers::Server,
-    suspect::{Verdict, is_reference, judge},
+    suspect::{Verdict, is_filled_in, is_reference, judge},
     words::{self, judge_all},
 };
 use crate::config::{is_reserved_variable, is_variable, looks_like_a_value};
@@ -198,7 +198,7 @@ fn arguments(server: &Server<'_>, command: &str, choices: &Choices, known: &[Zer
                 .filter(|piece| *piece != Piece::Text(String::new()))
                 .collect();
     }
-    study.pinned &= !is_reference(command) && !texts.iter().any(|text| is_reference(text));
+    study.pinned &= !is_filled_in(command) && !texts.iter().any(|text| is_filled_in(text));
     if study.found.iter().any(|found| found.place.starts_with("args")) {
         let exposed = line.settle(study.pinned);
         study.found.iter_mut().for_each(|found| found.exposed |= exposed.contains(&found.variable));
@@ -217,12 +217,25 @@ fn script_words(
 ) {
     let mut out = String::new();
     let (mut at, mut before): (usize, Option<&str>) = (0, None);
+    // The start of a word that goes on behind a quote: NAME='VALUE', --option="VALUE".
+    let mut begun: Option<std::ops::Range<usize>> = None;
     for range in words::in_script(script) {
         let word = &script[range.clone()];
-        let judged = words::judge_word(before, word, &format!("args[{index}]"));
+        if word.ends_with('=') && script[range.end..].starts_with(['"', '\'']) {
+            begun = Some(range);
+            continue;
+        }
+        let start = begun.take().filter(|start| start.end + 1 == range.start).map_or("", |start| &script[start]);
+        let judged = words::judge_word(before, &format!("{start}{word}"), &format!("args[{index}]"));
+        let verdict = match judged.verdict {
+            Verdict::Secret(part) if part.start >= start.len() => {
+                Verdict::Secret(part.start - start.len()..part.end - start.len())
+            }
+            other => other,
+        };
         let assigns = judged.assigned && before.is_none_or(|before| !before.starts_with('-'));
         before = Some(word);
-        let part = match judged.verdict {
+        let part = match verdict {
             Verdict::Secret(part) if !choices.is_kept(server.name, &judged.key) => part,
             _ => match holds_known(word, known) {
                 Some(part) => part,

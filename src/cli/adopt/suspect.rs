@@ -50,16 +50,18 @@ pub fn judge(name: &str, value: &str) -> Verdict {
     Verdict::Secret(start..value.len())
 }
 
-/// Does the client fill something in?
+/// Does it refer to something else, or might it, to some client?
 pub fn is_reference(text: &str) -> bool {
-    let braced = text.match_indices("${").any(|(at, _)| {
+    let bare = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    is_filled_in(text) || text.strip_prefix('$').is_some_and(bare)
+}
+
+/// Does the client put something else in its place? No client does that with a bare `$NAME`.
+pub fn is_filled_in(text: &str) -> bool {
+    text.match_indices("${").any(|(at, _)| {
         let rest = &text[at + 2..];
         rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && rest.contains('}')
-    });
-    let bare = text
-        .strip_prefix('$')
-        .is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'));
-    braced || bare
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
