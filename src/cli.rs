@@ -4,6 +4,7 @@
 //! one line that says what happened and one that says what to do.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak here; the library logs")]
 
+mod adopt;
 mod check;
 mod demo;
 mod doctor;
@@ -33,6 +34,7 @@ use crate::daemon;
 #[command(name = "valetkey", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 denied or found, 4 the broker cannot be reached.\n\n\
     Examples:\n  valetkey demo                                the whole story on this machine, in seconds\n  \
+    valetkey adopt --dry-run .mcp.json           what an MCP client's file holds, and what would become of it\n  \
     valetkey check --config ./valetkey.toml      every mistake in a configuration\n  \
     valetkey explain billing stripe/api-key      which line of policy allows it, or what is missing\n  \
     valetkey sessions --json | jq                who holds what now")]
@@ -47,6 +49,8 @@ enum Command {
     Demo(demo::Args),
     /// Start an MCP server, or anything, with only its credentials, and clean what it says
     Run(run::Args),
+    /// Take the secrets out of an MCP client's file, and start its servers through `valetkey run`; with an exact way back
+    Adopt(adopt::Args),
     /// Get one secret as a tool, on standard output, for scripts
     Get(get::Args),
     /// Show how the daemon is: version, protection, counts, and how it goes with each source
@@ -145,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::DemoPart(args) => return demo::part(args),
         Command::Run(args) => return run::run(args),
         Command::Demo(args) => demo::run(&args),
+        Command::Adopt(args) => adopt::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Status(args) => listings::status(&args),
         Command::Tools(args) => listings::tools(&args),

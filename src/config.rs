@@ -45,6 +45,8 @@ pub use sources::{
 };
 pub use upstream::{Upstream, upstream_policy, upstream_sources};
 pub use variable::is_reserved_variable;
+#[cfg(feature = "cli")]
+pub(crate) use {pasted::looks_like_a_value, variable::is_variable};
 
 use file::{Document, read_all};
 use problem::Report;

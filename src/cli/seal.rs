@@ -134,7 +134,7 @@ fn init(place: &Place) -> Outcome {
 }
 
 /// Writes a new identity that its owner alone can read, before a byte of it is in the file.
-fn make_identity(path: &Path) -> Result<Identity, Failure> {
+pub(super) fn make_identity(path: &Path) -> Result<Identity, Failure> {
     let (secret, _) = Identity::generate();
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|error| {
         Failure::new(FAILED, format!("cannot make {}: {error}", path.display()), "--identity PATH names another place")

@@ -10,7 +10,7 @@ const ISSUED: &[&str] = &[
 ];
 
 /// Is this text more likely a credential than a name?
-pub(super) fn looks_like_a_value(text: &str) -> bool {
+pub(crate) fn looks_like_a_value(text: &str) -> bool {
     let issued = |start: &&str| text.strip_prefix(start).is_some_and(random);
     if ISSUED.iter().any(issued) || text.starts_with("-----BEGIN") {
         return true;

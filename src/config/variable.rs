@@ -25,7 +25,7 @@ const CODE: &[&str] = &[
 ];
 
 /// Letters, digits and `_`, and no digit first.
-pub(super) fn is_variable(name: &str) -> bool {
+pub(crate) fn is_variable(name: &str) -> bool {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     name.len() <= 128 && name.bytes().all(fits) && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty()
 }
