@@ -1,4 +1,7 @@
-"""An MCP server on the official Python SDK that handles its key as badly as servers in the field do, one way a tool."""
+"""An MCP server on the official Python SDK that handles its key as badly as servers in the field do, one way a tool.
+
+Usage: leaky.py [--banner]: greets on standard output, which is not the protocol's way
+"""
 
 import asyncio
 import base64
@@ -14,13 +17,13 @@ server = MCPServer("leaky")
 
 @server.tool()
 def fail() -> str:
-    """Raises an error with the key in it."""
+    """Raises an error with the key in it. The SDK hides it from the client, and logs it with its traceback."""
     raise RuntimeError(f"401 for https://api.example.com/?key={KEY}")
 
 
 @server.tool()
 async def notify(ctx: Context) -> str:
-    """Sends log notifications while it works."""
+    """Sends notifications while it works: a log message, with the key as a value and as a name, and progress."""
     await ctx.log("error", {"headers": {"Authorization": f"Bearer {KEY}"}, KEY: 1})
     await ctx.report_progress(1, 1, f"trying {KEY}")
     return "notified"
@@ -37,10 +40,11 @@ async def halves() -> str:
 
 
 @server.tool()
-def junk() -> str:
-    """Writes to standard output what is not the protocol's, as a stray print does."""
-    sys.stdout.flush()
-    os.write(1, f"DEBUG key={KEY}\n{{'key': {KEY!r}}}\n\xff\xfe not text {KEY}\n".encode("latin-1"))
+def stray() -> str:
+    """Prints, as for debugging: among bytes that are no text, as Python shows it, as UTF-16, in hexadecimal. The SDK lets no such line on
+    standard output while it serves: it goes to standard error."""
+    os.write(1, b"\xff\xfe no text " + KEY.encode() + b"\xff\n" + repr([KEY]).encode() + b"\n")
+    os.write(1, KEY.encode("utf-16-le") + b"\n\0" + KEY.encode().hex(":").encode() + b"\n")
     return "printed"
 
 
@@ -51,16 +55,11 @@ def wrapped() -> str:
 
 
 @server.tool()
-def bytes16() -> str:
-    """Writes the key to standard error as UTF-16, and in hexadecimal with colons."""
-    os.write(2, KEY.encode("utf-16-le") + b"\n" + KEY.encode().hex(":").encode() + b"\n")
-    return "said"
-
-
-@server.tool()
 def weather() -> dict[str, float]:
     """Says nothing of the key."""
     return {"celsius": -3.0}
 
 
+if "--banner" in sys.argv:
+    print(f"leaky 1.0, key {KEY}\n{{'key': {KEY!r}}}", flush=True)
 server.run()

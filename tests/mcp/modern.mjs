@@ -16,19 +16,24 @@ const tools = {
   environment: () => ({ ...text(JSON.stringify(process.env)), structuredContent: { env: process.env, owners: { [key]: 'us' } } }),
   // A result that is an error.
   fail: () => { throw new Error(`cannot log in with ${key}`); },
-  // An error of the protocol, with data.
-  refuse: () => { throw new ProtocolError(-32001, `401 for ${key}`, { request: { headers: { authorization: `Bearer ${key}` } } }); },
   // Where people look.
   log: () => {
     console.error(`request failed: ${JSON.stringify({ auth: `Basic ${Buffer.from(`user:${key}`).toString('base64')}` })}`);
     return text('logged');
   },
+  buffer: () => ({ ...text('see buffer'), structuredContent: { buffer: Buffer.from(key) } }),
   meta: () => ({ ...text('see _meta'), _meta: { 'example.com/trace': encodeURIComponent(key) } }),
   weather: () => ({ ...text('{"celsius": -3, "wind": "3\\u202fm/s"}'), structuredContent: { celsius: -3 } }),
 };
 
+// An error of the protocol, with data.
+const refuse = () => {
+  throw new ProtocolError(-32001, `401 for ${key}`, { request: { headers: { authorization: `Bearer ${key}` } } });
+};
+
 serveStdio(() => {
-  const server = new McpServer({ name: 'modern', version: '1.0.0' }, { capabilities: { tools: {} } });
+  const server = new McpServer({ name: 'modern', version: '1.0.0' }, { capabilities: { tools: {}, resources: {} } });
   for (const [name, run] of Object.entries(tools)) server.registerTool(name, { description: name }, run);
+  server.registerResource('account', 'example:account', {}, refuse);
   return server;
 }, { legacy: 'reject' });
