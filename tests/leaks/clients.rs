@@ -1,7 +1,7 @@
 //! The same through real clients, with the server named in their configuration as a user would do it: with the key in `env` before, with
 //! the launcher as `command` after.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Output};
+use std::{fs, path::PathBuf, process::Output};
 
 use rmcp::{
     model::{CallToolRequestParams, ProtocolVersion},
@@ -61,7 +61,7 @@ fn inspector_is_shown_a_key_by_direct_servers() {
     let api = Reflecting::start();
     let (Some(everything), Some(gitlab)) = (mcp::everything(), mcp::gitlab(&api.url)) else { return };
     let (_, out) = inspect(&everything, AWKWARD, &Way::Direct, &["get-env"]);
-    assert_eq!(seen(&out.stdout, &out.stderr, AWKWARD), BTreeSet::from(["stdout escaped escaped".to_owned()]));
+    assert!(seen(&out.stdout, b"", AWKWARD).contains("stdout escaped escaped"), "{}", text(&out.stdout));
     let (_, out) = inspect(&gitlab, PLAIN, &Way::Direct, GITLAB);
     assert!(text(&out.stderr).contains(&format!("Rejected Bearer {PLAIN}")), "{}", text(&out.stderr));
 }
@@ -132,7 +132,8 @@ fn the_python_client_is_shown_a_placeholder_through_the_launcher() {
 /// Calls a tool with rmcp, which passes its whole environment on. What it was told, and the server's standard error.
 async fn rust(server: &Server, way: &Way, tool: &'static str) -> (Host, String, Vec<u8>) {
     let (host, _daemon, entry) = entry(server, AWKWARD, way);
-    let words = |value: &Value| value.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let words =
+        |value: &Value| value.as_array().unwrap().iter().map(|word| word.as_str().unwrap().to_owned()).collect::<Vec<_>>();
     let mut command = tokio::process::Command::new(entry["command"].as_str().unwrap());
     command.args(words(&entry["args"])).env("SOMEBODY_ELSES_TOKEN", "of-no-concern-to-the-server");
     command.envs(entry["env"].as_object().unwrap().iter().map(|(name, value)| (name, value.as_str().unwrap())));

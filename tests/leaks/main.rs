@@ -86,20 +86,22 @@ const UNLIMITED: &str = "limits = { per-minute = 100000, concurrent = 1000, per-
 
 /// The ways in which the key is in what a process wrote: `stdout escaped escaped`, `stderr base64`.
 fn seen(stdout: &[u8], stderr: &[u8], key: &str) -> BTreeSet<String> {
-    let channels = [("stdout", stdout), ("stderr", stderr)];
-    channels
-        .into_iter()
-        .flat_map(|(channel, text)| {
-            leaks::find(text, key.as_bytes()).into_iter().map(move |encoding| format!("{channel} {encoding}"))
-        })
-        .collect()
+    let on = |channel, text| leaks::find(text, key.as_bytes()).into_iter().map(move |encoding| format!("{channel} {encoding}"));
+    on("stdout", stdout).chain(on("stderr", stderr)).collect()
+}
+
+/// The same for each line by itself: one that says the key plainly does not hide another's way from being named.
+fn seen_in_lines(stdout: &[u8], stderr: &[u8], key: &str) -> BTreeSet<String> {
+    let lines = |text: &[u8]| text.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect::<Vec<_>>();
+    let stdout = lines(stdout).into_iter().flat_map(|line| seen(&line, b"", key)).collect::<BTreeSet<_>>();
+    stdout.into_iter().chain(lines(stderr).into_iter().flat_map(|line| seen(b"", &line, key))).collect()
 }
 
 /// Each of these leaks is there when nobody stands between.
 fn leaks_directly(server: Option<Server>, key: &str, turns: &[Turn], expected: &[&str]) {
     let Some(server) = server else { return };
     let told = directly(&server, key, turns);
-    let seen = seen(&told.said.stdout, &told.said.stderr, key);
+    let seen = seen_in_lines(&told.said.stdout, &told.said.stderr, key);
     for leak in expected {
         assert!(seen.contains(*leak), "{}: no leak {leak:?}; seen: {seen:?}", server.name);
     }

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::{
-    AWKWARD, Conversation, Daemon, Host, PLAIN, Then, Told, Turn, call, converse, directly, host, is_clean_when_wrapped, leaks, leaks_directly,
+    AWKWARD, Conversation, Daemon, Host, PLAIN, Then, Told, Turn, call, converse, directly, host, is_clean_when_wrapped, leaks,
+    leaks_directly,
     mcp::{self, Era, Reflecting, Server},
     nothing_left, wrapped,
 };
@@ -15,7 +16,16 @@ fn forms(key: &str) -> Vec<String> {
     let percent: String = key.bytes().map(|b| format!("%{b:02x}")).collect();
     let double = percent.replace('%', "%25");
     let unicode: String = key.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
-    vec![base64(""), base64("u:"), base64("user:"), base64("me:").replace('+', "-").replace('/', "_"), hex, percent, double, unicode]
+    vec![
+        base64(""),
+        base64("u:"),
+        base64("user:"),
+        base64("me:").replace('+', "-").replace('/', "_"),
+        hex,
+        percent,
+        double,
+        unicode,
+    ]
 }
 
 fn base64(bytes: &[u8]) -> String {
@@ -137,15 +147,8 @@ fn leaky_turns() -> Vec<Turn> {
     turns
 }
 
-const LEAKY: &[&str] = &[
-    "stderr raw",
-    "stderr escaped",
-    "stderr utf-16",
-    "stderr hex",
-    "stdout raw",
-    "stdout escaped",
-    "stdout escaped base64",
-];
+const LEAKY: &[&str] =
+    &["stderr raw", "stderr escaped", "stderr utf-16", "stderr hex", "stdout raw", "stdout escaped", "stdout escaped base64"];
 
 #[test]
 fn a_python_server_leaks_in_its_log_and_notifications() {
@@ -180,8 +183,7 @@ fn modern_turns() -> Vec<Turn> {
 
 #[test]
 fn a_stateless_server_leaks_in_results_and_errors() {
-    let expected =
-        ["stdout escaped", "stdout escaped escaped", "stdout percent", "stdout numbers", "stderr base64"];
+    let expected = ["stdout escaped", "stdout percent", "stdout numbers", "stderr base64"];
     leaks_directly(mcp::modern(), AWKWARD, &modern_turns(), &expected);
 }
 
@@ -207,10 +209,7 @@ fn the_example_leaks_nothing_by_itself() {
 #[test]
 #[ignore = "the launcher"]
 fn the_example_is_the_same_when_wrapped() {
-    let turns = [
-        call("forecast", json!({ "city": "Oslo" }), Then::Same),
-        call("key_info", json!({}), Then::Same),
-    ];
+    let turns = [call("forecast", json!({ "city": "Oslo" }), Then::Same), call("key_info", json!({}), Then::Same)];
     let (host, _daemon, server) = example();
     let direct = converse(&server.command, None, &server, &turns);
     let told = converse(&wrapped(&host, &server), None, &server, &turns);

@@ -46,30 +46,25 @@ async def main(options):
             for name, [command, *words] in variants:
                 client = Client(StdioServerParameters(command=command, args=words), mode="legacy", read_timeout_seconds=30)
                 sessions.append((name, await stack.enter_async_context(client)))
-        took = {name: [] for name, _ in variants}
+        rounds = []
         for call in range(options.warm_up + options.calls):
             # Not always in the same order: who comes first after a pause has cold caches.
             first = call % len(sessions)
-            this = [(name, await timed(client)) for name, client in sessions[first:] + sessions[:first]]
-            if call >= options.warm_up:
-                for name in took:
-                    took[name].append(statistics.fmean(each for of, each in this if of == name))
-                    # Each call counts for itself in the percentiles.
-                    every.setdefault(name, []).extend(each for of, each in this if of == name)
-    print(json.dumps({name: summary(name, took) for name in took}))
+            took = {name: [] for name, _ in variants}
+            for name, client in sessions[first:] + sessions[:first]:
+                took[name].append(await timed(client))
+            rounds.append(took)
+    print(json.dumps({name: summary(name, variants[0][0], rounds[options.warm_up :]) for name, _ in variants}))
 
 
-every = {}
-
-
-def summary(name, took):
-    calls = sorted(every[name])
-    base = next(iter(took.values()))
+def summary(name, base, rounds):
+    calls = sorted(took for each in rounds for took in each[name])
+    added = [statistics.fmean(each[name]) - statistics.fmean(each[base]) for each in rounds]
     return {
         "calls": len(calls),
         "p50": round(calls[len(calls) // 2], 1),
         "p99": round(calls[len(calls) * 99 // 100], 1),
-        "added": round(statistics.median(a - b for a, b in zip(took[name], base)), 1),
+        "added": round(statistics.median(added), 1),
     }
 
 

@@ -2,7 +2,7 @@
 //! other way round: that one knows the forms of a value, this one decodes everything that could be decoded, again and again.
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 /// As many bytes of a secret in a row are a leak, too.
 const PIECE: usize = 12;
@@ -18,40 +18,73 @@ const OF_ESCAPES: &[(&str, Decode)] = &[("escaped", unescape), ("percent", perce
 const OF_ENCODINGS: &[(&str, Decode)] = &[("base64", base64), ("hex", hex), ("numbers", numbers)];
 
 /// The ways in which `text` holds the secret or a piece of it: the layers to take off, outermost first, as `escaped escaped` or `base64`;
-/// `raw` for none.
+/// `raw` for none. A way stands here if more of the secret is to be seen after its last layer than before.
 pub fn find(text: &[u8], secret: &[u8]) -> BTreeSet<String> {
-    let mut search = Search { needles: Needles::of(secret), seen: BTreeSet::new(), found: BTreeSet::new() };
-    search.look(text.to_vec(), &[], ESCAPES, ENCODINGS);
+    let mut search = Search { needles: Needles::of(secret), seen: HashMap::new(), found: BTreeSet::new(), left: VecDeque::new() };
+    let whole =
+        Text { bytes: text.to_vec(), layers: Vec::new(), escapes: ESCAPES, encodings: ENCODINGS, known: Counts::default() };
+    search.left.push_back(whole);
+    // Those with fewer layers first: what can be reached in two ways is named by the shorter one.
+    while let Some(text) = search.left.pop_front() {
+        search.look(text);
+    }
     search.found
 }
 
+/// A text with some layers taken off.
+struct Text {
+    bytes: Vec<u8>,
+    layers: Vec<&'static str>,
+    /// How many more may be.
+    escapes: usize,
+    encodings: usize,
+    /// How much was seen before the last.
+    known: Counts,
+}
+
+/// Pieces of the secret in a text: as they are, and in UTF-16.
+type Counts = [usize; 2];
+
 struct Search {
     needles: Needles,
-    /// Hashes of texts that were looked at: many ways lead to the same one.
-    seen: BTreeSet<u64>,
+    /// By hash, the layers that could still be taken off texts that were looked at: many ways lead to the same one.
+    seen: HashMap<u64, Vec<(usize, usize)>>,
     found: BTreeSet<String>,
+    left: VecDeque<Text>,
 }
 
 impl Search {
-    fn look(&mut self, text: Vec<u8>, layers: &[&str], escapes: usize, encodings: usize) {
-        if text.len() < PIECE || !self.seen.insert(hash(&text)) {
+    fn look(&mut self, text: Text) {
+        if text.bytes.len() < PIECE || self.was_seen(&text) {
             return;
         }
-        for form in self.needles.in_text(&text) {
-            let mut name = layers.to_vec();
-            name.extend((form != "raw" || layers.is_empty()).then_some(form));
-            self.found.insert(name.join(" "));
+        let counts = self.needles.count(&text.bytes);
+        for (form, name) in ["raw", "utf-16"].into_iter().enumerate().filter(|(form, _)| counts[*form] > text.known[*form]) {
+            let plain = form == 0 && !text.layers.is_empty();
+            let names = text.layers.iter().copied().chain((!plain).then_some(name));
+            self.found.insert(names.collect::<Vec<_>>().join(" "));
         }
-        for (layer, decode) in OF_ESCAPES.iter().filter(|_| escapes > 0) {
-            for decoded in decode(&text) {
-                self.look(decoded, &[layers, &[*layer]].concat(), escapes - 1, encodings);
-            }
+        for (layer, decode) in OF_ESCAPES.iter().filter(|_| text.escapes > 0) {
+            // What needs no unescaping is still there after it.
+            let known = std::array::from_fn(|form| counts[form].max(text.known[form]));
+            self.go_on(&text, layer, decode(&text.bytes), (text.escapes - 1, text.encodings), known);
         }
-        for (layer, decode) in OF_ENCODINGS.iter().filter(|_| encodings > 0) {
-            for decoded in decode(&text) {
-                self.look(decoded, &[layers, &[*layer]].concat(), escapes, encodings - 1);
-            }
+        for (layer, decode) in OF_ENCODINGS.iter().filter(|_| text.encodings > 0) {
+            self.go_on(&text, layer, decode(&text.bytes), (text.escapes, text.encodings - 1), Counts::default());
         }
+    }
+
+    fn go_on(&mut self, text: &Text, layer: &'static str, decoded: Vec<Vec<u8>>, more: (usize, usize), known: Counts) {
+        let layers = [&text.layers[..], &[layer]].concat();
+        let (escapes, encodings) = more;
+        self.left.extend(decoded.into_iter().map(|bytes| Text { bytes, layers: layers.clone(), escapes, encodings, known }));
+    }
+
+    fn was_seen(&mut self, text: &Text) -> bool {
+        let seen = self.seen.entry(hash(&text.bytes)).or_default();
+        let more = seen.iter().any(|(escapes, encodings)| *escapes >= text.escapes && *encodings >= text.encodings);
+        seen.extend((!more).then_some((text.escapes, text.encodings)));
+        more
     }
 }
 
@@ -64,31 +97,29 @@ fn hash(text: &[u8]) -> u64 {
 
 /// The pieces of a secret, in UTF-8 and UTF-16, and which two bytes they begin with.
 struct Needles {
-    pieces: Vec<(&'static str, Vec<Vec<u8>>)>,
+    pieces: [Vec<Vec<u8>>; 2],
     begins: Vec<bool>,
 }
 
 impl Needles {
     fn of(secret: &[u8]) -> Self {
-        let wide = |to_bytes: fn(u16) -> [u8; 2]| {
-            let units = std::str::from_utf8(secret).unwrap_or_default().encode_utf16();
-            units.flat_map(to_bytes).collect::<Vec<u8>>()
-        };
-        let cut = |bytes: &[u8], length: usize| bytes.windows(length.min(bytes.len()).max(1)).map(<[u8]>::to_vec).collect();
-        let utf_16: Vec<_> =
-            [wide(u16::to_le_bytes), wide(u16::to_be_bytes)].iter().flat_map(|text| cut(text, 2 * PIECE) as Vec<_>).collect();
-        let pieces = vec![("raw", cut(secret, PIECE)), ("utf-16", utf_16)];
+        let units: Vec<u16> = std::str::from_utf8(secret).unwrap_or_default().encode_utf16().collect();
+        let wide = |to_bytes: fn(u16) -> [u8; 2]| units.iter().flat_map(|unit| to_bytes(*unit)).collect::<Vec<u8>>();
+        let cut = |bytes: &[u8], length: usize| bytes.windows(length).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        let utf_16 = [cut(&wide(u16::to_le_bytes), 2 * PIECE), cut(&wide(u16::to_be_bytes), 2 * PIECE)].concat();
+        let pieces = [cut(secret, PIECE), utf_16];
+        assert!(!pieces[0].is_empty(), "a secret that is shorter than a piece of one");
         let mut begins = vec![false; 1 << 16];
-        for piece in pieces.iter().flat_map(|(_, pieces)| pieces) {
+        for piece in pieces.iter().flatten() {
             begins[two(piece)] = true;
         }
         Self { pieces, begins }
     }
 
-    fn in_text(&self, text: &[u8]) -> BTreeSet<&'static str> {
+    fn count(&self, text: &[u8]) -> Counts {
         let candidates: Vec<_> = (0..text.len() - 1).filter(|at| self.begins[two(&text[*at..])]).collect();
-        let holds = |pieces: &[Vec<u8>]| candidates.iter().any(|at| pieces.iter().any(|piece| text[*at..].starts_with(piece)));
-        self.pieces.iter().filter(|(_, pieces)| holds(pieces)).map(|(form, _)| *form).collect()
+        let holds = |pieces: &[Vec<u8>], at: usize| pieces.iter().any(|piece| text[at..].starts_with(piece));
+        std::array::from_fn(|form| candidates.iter().filter(|at| holds(&self.pieces[form], **at)).count())
     }
 }
 
@@ -201,7 +232,8 @@ fn entities(text: &[u8]) -> Vec<Vec<u8>> {
 }
 
 fn entity(name: &[u8]) -> Option<u32> {
-    let named = [("amp", '&'), ("lt", '<'), ("gt", '>'), ("quot", '"'), ("apos", '\''), ("sol", '/'), ("bsol", '\\'), ("plus", '+')];
+    let named =
+        [("amp", '&'), ("lt", '<'), ("gt", '>'), ("quot", '"'), ("apos", '\''), ("sol", '/'), ("bsol", '\\'), ("plus", '+')];
     let more = [("equals", '='), ("eacute", 'é'), ("lowbar", '_'), ("nbsp", '\u{a0}')];
     match name {
         [b'#', b'x' | b'X', digits @ ..] => hex_number(digits),

@@ -67,7 +67,12 @@ pub fn leaky(arguments: &[&str]) -> Option<Server> {
 /// `tests/mcp/modern.mjs`, on the official SDK for TypeScript: stateless.
 pub fn modern() -> Option<Server> {
     let packages = cached("node", "")?;
-    Some(Server { name: "modern", command: line(&["node", &ours("modern.mjs"), &packages]), variable: "KEY", era: Era::Stateless })
+    Some(Server {
+        name: "modern",
+        command: line(&["node", &ours("modern.mjs"), &packages]),
+        variable: "KEY",
+        era: Era::Stateless,
+    })
 }
 
 /// The interpreter that has the official SDK.
