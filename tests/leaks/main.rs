@@ -118,10 +118,22 @@ fn is_clean_when_wrapped(server: Option<Server>, key: &str, turns: &[Turn]) {
     for ((before, after), then) in direct.replies.iter().zip(&told.replies).zip(wanted) {
         compare(before, after, then, key);
     }
+    nothing_is_lost(&direct.said, &told.said, key);
     assert_eq!(told.said.status.code(), direct.said.status.code(), "{}", String::from_utf8_lossy(&told.said.stderr));
     // A client waits for two seconds, and then it kills.
     let late = told.said.took_to_end.saturating_sub(direct.said.took_to_end);
     assert!(late.as_millis() < 1000, "{late:?} later than without the launcher");
+}
+
+/// Every line has come through, in whatever form: notifications and log lines too. The launcher may add to the log.
+fn nothing_is_lost(direct: &Said, wrapped: &Said, key: &str) {
+    let lines = |text: &[u8]| text.iter().filter(|b| **b == b'\n').count();
+    assert_eq!(lines(&wrapped.stdout), lines(&direct.stdout), "{}", String::from_utf8_lossy(&wrapped.stdout));
+    assert!(lines(&wrapped.stderr) >= lines(&direct.stderr), "{}", String::from_utf8_lossy(&wrapped.stderr));
+    for (before, after) in [(&direct.stdout, &wrapped.stdout), (&direct.stderr, &wrapped.stderr)] {
+        let marked = String::from_utf8_lossy(after).contains(&placeholder());
+        assert_eq!(marked, !leaks::find(before, key.as_bytes()).is_empty(), "{}", String::from_utf8_lossy(after));
+    }
 }
 
 /// Neither on the channels of the tool, nor in the daemon's log.
