@@ -48,7 +48,7 @@ fn inspect(server: &Server, key: &str, way: &Way, arguments: &[&str]) -> (Host, 
     let (host, _daemon, entry) = entry(server, key, way);
     let file = config(&host, server.name, &entry);
     let arguments = [&["--method", "tools/call", "--tool-name"], arguments].concat();
-    let out = mcp::inspector(&file, server.name, &arguments).unwrap();
+    let out = mcp::inspector().unwrap().run(&file, server.name, &arguments);
     (host, out)
 }
 
@@ -56,10 +56,15 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
+fn for_inspector(api: &Reflecting) -> Option<(Server, Server)> {
+    mcp::inspector()?;
+    Some((mcp::everything()?, mcp::gitlab(&api.url)?))
+}
+
 #[test]
 fn inspector_is_shown_a_key_by_direct_servers() {
     let api = Reflecting::start();
-    let (Some(everything), Some(gitlab)) = (mcp::everything(), mcp::gitlab(&api.url)) else { return };
+    let Some((everything, gitlab)) = for_inspector(&api) else { return };
     let (_, out) = inspect(&everything, AWKWARD, &Way::Direct, &["get-env"]);
     assert!(seen(&out.stdout, b"", AWKWARD).contains("stdout escaped escaped"), "{}", text(&out.stdout));
     let (_, out) = inspect(&gitlab, PLAIN, &Way::Direct, GITLAB);
@@ -72,7 +77,7 @@ const GITLAB: &[&str] = &["get_file_contents", "--tool-arg", "project_id=a", "--
 #[ignore = "the launcher"]
 fn inspector_is_shown_a_placeholder_through_the_launcher() {
     let api = Reflecting::start();
-    let (Some(everything), Some(gitlab)) = (mcp::everything(), mcp::gitlab(&api.url)) else { return };
+    let Some((everything, gitlab)) = for_inspector(&api) else { return };
     let (host, out) = inspect(&everything, AWKWARD, &Way::Wrapped, &["get-env"]);
     nothing_left(&host, &out.stdout, &out.stderr, AWKWARD);
     assert!(out.status.success(), "{}", text(&out.stderr));

@@ -77,9 +77,8 @@ pub fn modern() -> Option<Server> {
 
 /// The interpreter that has the official SDK.
 pub fn python() -> Option<String> {
-    let installed = |venv: &Path| venv.join("bin/python").exists().then(|| venv.join("bin/python").display().to_string());
     match std::env::var_os("VALETKEY_TEST_PYTHON") {
-        Some(venv) => installed(Path::new(&venv)),
+        Some(venv) => installed(&Path::new(&venv).join("bin/python")),
         None => cached("python", "bin/python"),
     }
 }
@@ -88,15 +87,22 @@ fn package(name: &str) -> Option<String> {
     cached("node", &format!("node_modules/@modelcontextprotocol/{name}/dist/index.js"))
 }
 
-/// A file that `tests/setup` installs. Where CI lacks it that is a failure; elsewhere the test says what it left out.
+/// A file that `tests/setup` installs.
 fn cached(folder: &str, file: &str) -> Option<String> {
     let cache =
         std::env::var_os("VALETKEY_TEST_CACHE").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"), PathBuf::from);
-    let path = cache.join(folder).join(file);
+    installed(&cache.join(folder).join(file))
+}
+
+fn installed(path: &Path) -> Option<String> {
     if path.exists() {
         return Some(path.display().to_string());
     }
-    let advice = format!("{} is not installed: tests/run does it, with what is in tests/setup", path.display());
+    missing(&format!("{} is not installed: tests/run does it, with what is in tests/setup", path.display()))
+}
+
+/// Where CI lacks something that is a failure; elsewhere the test says what it left out.
+fn missing<T>(advice: &str) -> Option<T> {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{advice}");
     // Past the test harness, which would keep it to itself.
     let _ = writeln!(std::io::stderr().lock(), "SKIP {}: {advice}", thread::current().name().unwrap_or_default());
@@ -273,14 +279,31 @@ pub fn python_client(request: &Value) -> Option<Output> {
     Some(child.wait_with_output().unwrap())
 }
 
-/// MCP Inspector, without its browser, with this configuration file of an MCP client.
-pub fn inspector(config: &Path, server: &str, arguments: &[&str]) -> Option<Output> {
+/// MCP Inspector, which needs a newer Node than the servers do.
+pub fn inspector() -> Option<Inspector> {
     let program = cached("node", "node_modules/.bin/mcp-inspector")?;
-    let mut client = Command::new(program);
-    client.arg("--cli").arg("--config").arg(config).args(["--server", server]).args(arguments);
-    // It looks for a keychain to keep secrets in, and says so at length.
-    client.env("MCP_INSPECTOR_SECRET_STORE", "memory").env("HOME", config.parent().unwrap()).stdin(Stdio::null());
-    Some(client.output().unwrap())
+    let node = Command::new("node").arg("--version").output().map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
+    let node = node.unwrap_or_default();
+    let major = node.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    if major >= Some(20) {
+        return Some(Inspector { program });
+    }
+    missing(&format!("the MCP inspector needs Node 20 or newer; this is {:?}", node.trim()))
+}
+
+pub struct Inspector {
+    program: String,
+}
+
+impl Inspector {
+    /// Runs it without its browser, with this configuration file of an MCP client.
+    pub fn run(&self, config: &Path, server: &str, arguments: &[&str]) -> Output {
+        let mut client = Command::new(&self.program);
+        client.arg("--cli").arg("--config").arg(config).args(["--server", server]).args(arguments);
+        // It looks for a keychain to keep secrets in, and says so at length.
+        client.env("MCP_INSPECTOR_SECRET_STORE", "memory").env("HOME", config.parent().unwrap()).stdin(Stdio::null());
+        client.output().unwrap()
+    }
 }
 
 /// An API on loopback that lets nobody in, and repeats in each refusal, reason and body, how it was asked.
