@@ -1,29 +1,36 @@
 """Drives an MCP server over stdio with the official Python SDK, and prints what it was told as one line of JSON.
 
-Usage: client.py auto|legacy COMMAND [ARGS...]
+Reads a JSON object from standard input:
+  mode    "auto", or "legacy" for the handshake of before 2026-07-28
+  server  {"command": ..., "args": [...], "env": {...}}, as in the configuration of a client
+  calls   [[tool, arguments], ...]
 """
 
 import asyncio
 import json
 import sys
 
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 
 
-async def main(mode, command, *arguments):
-    server = StdioServerParameters(command=command, args=list(arguments))
-    async with Client(server, mode=mode, read_timeout_seconds=30) as client:
+async def call(client, tool, arguments):
+    try:
+        result = await client.call_tool(tool, arguments)
+    except MCPError as error:
+        return {"error": str(error)}
+    return result.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+async def main(mode, server, calls):
+    async with Client(StdioServerParameters(**server), mode=mode, read_timeout_seconds=30) as client:
         tools = await client.list_tools()
-        forecast = await client.call_tool("forecast", {"city": "Oslo"})
-        info = await client.call_tool("key_info", {})
         seen = {
             "server": client.server_info.name,
             "protocol": client.protocol_version,
             "tools": sorted(tool.name for tool in tools.tools),
-            "forecast": [forecast.is_error, *(block.text for block in forecast.content)],
-            "key_info": [info.is_error, *(block.text for block in info.content)],
+            "calls": [await call(client, *each) for each in calls],
         }
     print(json.dumps(seen))
 
 
-asyncio.run(main(*sys.argv[1:]))
+asyncio.run(main(**json.load(sys.stdin)))
