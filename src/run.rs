@@ -23,13 +23,13 @@ pub use arguments::Arguments;
 
 use crate::{
     client::{Error, Secret},
-    proto::v1::OnRedaction,
+    proto::v1::{OnRedaction, OnRotation},
     redact::Redactor,
     secret,
 };
 use clean::Cleaner;
 use environment::BadVariable;
-use process::{Event, Guardian, NotStarted, Sender, Signals, Why};
+use process::{Event, Guardian, NotStarted, Sender, Signals};
 use session::{Granted, News};
 use tool::Tool;
 
@@ -70,25 +70,33 @@ pub fn launch(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// The whole story. The guardian is made before a secret is known, or it would have a copy of it.
+/// The whole story. Whatever is forked off, is so before there is a secret in this process, or it would have a copy of it.
 fn start(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { tool, command, socket, inherit } = arguments;
     let signals = Signals::hold()?;
     let guardian = Guardian::new()?;
     let granted = session::open(&tool, words(command)?, socket)?;
-    let tool = Tool::new(granted.plan.clone(), inherit, &granted.secrets);
+    let tool = Tool::prepare(granted.plan.clone(), inherit)?;
+    let secrets = granted.fetch()?;
+    secrets.iter().try_for_each(|secret| tool.take(secret))?;
     if !tool.plan().redact {
         drop(guardian);
         let start = tool.start()?;
         return Err(process::replace(&start, Some(signals)).into());
     }
-    stand_by(tool, granted, guardian, &signals)
+    stand_by(tool, &secrets, granted, guardian, &signals)
 }
 
 /// Starts the tool, and filters what it writes until it has ended.
-fn stand_by(tool: Tool, granted: Granted, guardian: Guardian, signals: &Signals) -> Result<ExitCode, Failure> {
+fn stand_by(
+    tool: Tool,
+    secrets: &[Secret],
+    granted: Granted,
+    guardian: Guardian,
+    signals: &Signals,
+) -> Result<ExitCode, Failure> {
     let redactor = Redactor::streaming()?;
-    learn(&redactor, &granted.secrets);
+    learn(&redactor, secrets);
     let start = tool.start()?;
     let (sender, events) = process::channel()?;
     let tool = Arc::new(tool);
@@ -97,13 +105,13 @@ fn stand_by(tool: Tool, granted: Granted, guardian: Guardian, signals: &Signals)
     let stops = tool.plan().on_redaction() == OnRedaction::Stop;
     let mut cleaner = Cleaner::new(redactor, tool.plan().redact_shapes, stops, followed.reporter());
     let ended = process::supervise(guardian, signals, start, &mut cleaner, &events);
+    let refused = cleaner.why_it_stops();
     drop(cleaner);
     followed.finish();
-    let ended = ended?;
-    if ended.why == Why::Forbidden {
-        say("the tool wrote a secret, and policy stops it for that", "the daemon's log says which: on-redaction = \"stop\"");
+    if let Some((what, hint)) = refused {
+        say(what, hint);
     }
-    Ok(ExitCode::from(ended.code))
+    Ok(ExitCode::from(ended?.code))
 }
 
 fn learn(redactor: &Redactor, secrets: &[Secret]) {
@@ -113,18 +121,44 @@ fn learn(redactor: &Redactor, secrets: &[Secret]) {
     let _ = redactor.learn_all(named.iter().map(|((name, version), secret)| (name, version, secret.value())));
 }
 
-/// What comes from the daemon while the tool runs. On the session's thread.
-fn hear(news: News, tool: &Tool, redactor: &Redactor, sender: &Sender) {
+/// What comes from the daemon while the tool runs, on the session's thread. Says whether the tool has it now.
+fn hear(news: News<'_>, tool: &Tool, redactor: &Redactor, sender: &Sender) -> bool {
     match news {
         News::Changed(secret) => {
-            learn(redactor, std::slice::from_ref(&secret));
-            tool.take(secret);
+            // The old version stays known: the tool may have kept it.
+            learn(redactor, std::slice::from_ref(secret));
+            let taken = rotate(secret, tool, sender);
+            taken.unwrap_or_else(|Failure { what, hint, .. }| {
+                say(&what, &hint);
+                false
+            })
         }
         News::Ended(error) => {
             say(&error.to_string(), "the tool is stopped: it may no longer have what it holds");
             sender.send(Event::Stop);
+            false
         }
     }
+}
+
+/// Brings a new version to the tool as policy wants it.
+fn rotate(secret: &Secret, tool: &Tool, sender: &Sender) -> Result<bool, Failure> {
+    let on_rotation = tool.plan().on_rotation();
+    match on_rotation {
+        OnRotation::Restart | OnRotation::Rewrite | OnRotation::Signal => tool.take(secret)?,
+        OnRotation::NotifyOnly | OnRotation::Unspecified => {
+            let what = format!("{} has a new version, {}", secret.name(), secret.version());
+            say(&what, "the tool has the old one until it is started anew: on-rotation in its policy can do that");
+            return Ok(false);
+        }
+    }
+    match on_rotation {
+        OnRotation::Restart => sender.send(Event::Restart(Box::new(tool.start()?))),
+        OnRotation::Signal => sender.send(Event::Signal(tool.plan().rotation_signal)),
+        _ => {}
+    }
+    // What stands in the environment of a process cannot be changed.
+    Ok(on_rotation == OnRotation::Restart || tool.reads_anew(secret))
 }
 
 /// The command as the daemon can be asked for it.
@@ -169,6 +203,18 @@ impl From<NotStarted> for Failure {
 impl From<BadVariable> for Failure {
     fn from(error: BadVariable) -> Self {
         Self { code: FAILED, what: error.to_string(), hint: "in its grant: { file = \"NAME_FILE\" }".into() }
+    }
+}
+
+impl From<deliver::Error> for Failure {
+    fn from(error: deliver::Error) -> Self {
+        Self { code: FAILED, what: error.to_string(), hint: error.hint().into() }
+    }
+}
+
+impl From<sandbox::Error> for Failure {
+    fn from(error: sandbox::Error) -> Self {
+        Self { code: FAILED, what: error.to_string(), hint: error.hint().into() }
     }
 }
 

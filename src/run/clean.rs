@@ -20,19 +20,34 @@ pub struct Cleaner {
     reporter: Reporter,
     /// Policy stops the tool when something is found.
     stops: bool,
+    why: Option<(&'static str, &'static str)>,
 }
+
+const FOUND: (&str, &str) =
+    ("the tool wrote a secret, and is stopped for it", "on-redaction = \"stop\" in its policy; the daemon's log says which");
+const TOO_LONG: (&str, &str) =
+    ("the tool wrote a line too long to be looked through, and is stopped for it", "redact = false in its policy lets anything pass");
 
 impl Cleaner {
     pub fn new(redactor: Redactor, shapes: bool, stops: bool, reporter: Reporter) -> Self {
-        Self { redactor, shapes, streams: HashMap::new(), reporter, stops }
+        Self { redactor, shapes, streams: HashMap::new(), reporter, stops, why: None }
+    }
+
+    /// What [`Verdict::Stop`] was for, and what can be done about it.
+    pub fn why_it_stops(&self) -> Option<(&'static str, &'static str)> {
+        self.why
     }
 
     /// Passes on what may be, and reports what was found. Where the tool is to be stopped, nothing is passed on.
-    fn judge(&self, channel: Channel, passed: Result<Passed<'_>, LineTooLong>, out: &mut Vec<u8>) -> Verdict {
-        let Ok(Passed { text, hits }) = passed else { return Verdict::Stop };
+    fn judge(&mut self, channel: Channel, passed: Result<Passed<'_>, LineTooLong>, out: &mut Vec<u8>) -> Verdict {
+        let Ok(Passed { text, hits }) = passed else {
+            self.why = Some(TOO_LONG);
+            return Verdict::Stop;
+        };
         let stops = self.stops && !hits.is_empty();
         hits.into_iter().for_each(|hit| self.reporter.report(report(hit, channel, stops)));
         if stops {
+            self.why = Some(FOUND);
             return Verdict::Stop;
         }
         out.extend_from_slice(&text);

@@ -27,6 +27,7 @@ use std::{os::fd::BorrowedFd, path::Path};
 
 use rustix::io::Errno;
 
+use super::process::Namespaces;
 use crate::proto::v1::{self, delivered::To};
 use descriptor::Descriptor;
 pub use error::Error;
@@ -94,6 +95,11 @@ impl Delivery {
             Way::Fd(descriptor) => Some(descriptor.of_the_tool()),
             Way::File => None,
         })
+    }
+
+    /// Where the files are, for a process that enters it by itself.
+    pub fn namespaces(&self) -> std::io::Result<Option<Namespaces>> {
+        self.files.as_ref().map(Namespace::spaces).transpose()
     }
 
     /// The directory with the files, for a sandbox to allow.

@@ -49,5 +49,5 @@ pub use find::find;
 pub use guardian::Guardian;
 pub use replace::replace;
 pub use signals::Signals;
-pub use start::{Confinement, Start, Variable};
+pub use start::{Confinement, Namespaces, Start, Variable};
 pub use supervise::supervise;

@@ -32,7 +32,7 @@ mod limits;
 mod seccomp;
 
 use std::{
-    fmt,
+    fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -40,6 +40,7 @@ use std::{
 use rustix::io::Errno;
 
 use super::privileges;
+use super::process::Confinement;
 use crate::proto::v1;
 pub use error::Error;
 use limits::Limits;
@@ -87,6 +88,22 @@ impl Sandbox {
     /// Allows reading below a directory that has no path here, such as one in a mount namespace. May be called in the child, too.
     pub fn also_read(&self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
         landlock::add_path(self.ruleset.as_fd(), directory, landlock::READ)
+    }
+
+    /// The same as data, for a process that makes these system calls itself.
+    pub fn confinement(&self) -> io::Result<Confinement> {
+        let instruction = |one: &libc::sock_filter| {
+            let ([a, b], [c, d, e, f]) = (one.code.to_ne_bytes(), one.k.to_ne_bytes());
+            [a, b, one.jt, one.jf, c, d, e, f]
+        };
+        Ok(Confinement {
+            namespaces: None,
+            drop_capabilities: true,
+            no_new_privileges: true,
+            landlock: Some(self.ruleset.try_clone()?),
+            seccomp: self.filter.iter().map(instruction).collect(),
+            limits: self.limits.numbers().collect(),
+        })
     }
 
     /// Restricts the calling thread and all that it starts, for good. Allocates nothing and takes no lock: it may be called

@@ -10,37 +10,30 @@ use crate::{
     proto::v1::{LaunchPlan, Redacted},
 };
 
-/// What the daemon granted: how to launch the tool, and everything that it is to have, in the plan's order.
+/// What the daemon granted: how to launch the tool. Values come later, and only when they are asked for.
 pub struct Granted {
     pub plan: LaunchPlan,
-    pub secrets: Vec<Secret>,
     session: Session,
     runtime: Runtime,
 }
 
 /// What comes while the tool runs.
-pub enum News {
+pub enum News<'a> {
     /// A secret has this version now.
-    Changed(Secret),
+    Changed(&'a Secret),
     /// The daemon has ended the session for good, and says why.
-    Ended(Error),
+    Ended(&'a Error),
 }
 
 /// How long the end of a launcher waits for a daemon that does not answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Asks for all that the tool may have. Nothing is started where any of it cannot be had.
+/// Asks to launch a tool.
 pub fn open(tool: &str, command: Vec<String>, socket: Option<PathBuf>) -> Result<Granted, Error> {
     let client = Client::at(socket.unwrap_or_else(default_socket));
     let runtime = runtime().map_err(|error| Error::Unreachable { socket: "-".into(), detail: error.to_string() })?;
-    let (session, plan, secrets) = runtime.block_on(async {
-        let (session, plan) = client.launch(tool, command).await?;
-        // All at once: the answers come in order, on one stream.
-        let secrets = plan.secrets.iter().map(|delivered| session.get(&delivered.secret));
-        let secrets = futures_util::future::try_join_all(secrets).await?;
-        Ok::<_, Error>((session, plan, secrets))
-    })?;
-    Ok(Granted { plan, secrets, session, runtime })
+    let (session, plan) = runtime.block_on(client.launch(tool, command))?;
+    Ok(Granted { plan, session, runtime })
 }
 
 /// Where the daemon listens, for a process that may have been given no environment at all.
@@ -52,7 +45,7 @@ fn default_socket() -> PathBuf {
 
 /// The user's home: from the environment, or as `/etc/passwd` has it. The C library's look-up would load modules of other services
 /// into a program that is linked statically.
-fn home() -> Option<PathBuf> {
+pub fn home() -> Option<PathBuf> {
     if let Some(home) = std::env::var_os("HOME").filter(|home| !home.is_empty()) {
         return Some(home.into());
     }
@@ -68,8 +61,15 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 impl Granted {
-    /// Follows the session on a thread of its own, which tells `hear` of what comes.
-    pub fn follow(self, hear: impl Fn(News) + Send + 'static) -> io::Result<Followed> {
+    /// Everything that the tool is to have, in the plan's order. Nothing is started where any of it cannot be had.
+    pub fn fetch(&self) -> Result<Vec<Secret>, Error> {
+        // All at once: the answers come in order, on one stream.
+        let secrets = self.plan.secrets.iter().map(|delivered| self.session.get(&delivered.secret));
+        self.runtime.block_on(futures_util::future::try_join_all(secrets))
+    }
+
+    /// Follows the session on a thread of its own, which tells `hear` of what comes; that answers whether the tool has it now.
+    pub fn follow(self, hear: impl Fn(News<'_>) -> bool + Send + 'static) -> io::Result<Followed> {
         let Self { session, runtime, .. } = self;
         let over = Arc::new(Notify::new());
         let (followed, until) = (session.clone(), over.clone());
@@ -79,19 +79,19 @@ impl Granted {
     }
 }
 
-async fn listen(session: &Session, over: &Notify, hear: &impl Fn(News)) {
+async fn listen(session: &Session, over: &Notify, hear: &impl Fn(News<'_>) -> bool) {
     let mut changes = session.watch();
     loop {
         tokio::select! {
             change = changes.next() => match change {
                 Some(change) => {
-                    let secret = change.secret.clone();
-                    hear(News::Changed(change.secret));
-                    // What the tool has now is what policy wants it to have: it can be told of no other way.
-                    drop(session.acknowledge(&secret).await);
+                    // Only what reaches the tool is said to be in use.
+                    if hear(News::Changed(&change.secret)) {
+                        drop(session.acknowledge(&change.secret).await);
+                    }
                 }
                 None => {
-                    hear(News::Ended(session.why_ended()));
+                    hear(News::Ended(&session.why_ended()));
                     return over.notified().await;
                 }
             },

@@ -25,7 +25,10 @@ use super::{
     descriptor::{overwrite, write_all},
     keeper,
 };
-use crate::run::privileges::{checked, drop_capabilities};
+use crate::run::{
+    privileges::{checked, drop_capabilities},
+    process::Namespaces,
+};
 
 pub(super) struct Namespace {
     /// None: the launcher may make mount namespaces itself.
@@ -62,6 +65,11 @@ impl Namespace {
 
     pub(super) fn directory(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
+    }
+
+    pub(super) fn spaces(&self) -> std::io::Result<Namespaces> {
+        let user = self.user.as_ref().map(OwnedFd::try_clone).transpose()?;
+        Ok(Namespaces { user, mount: self.mount.try_clone()?, directory: self.working_directory.clone() })
     }
 
     pub(super) fn path_of(&self, name: &str) -> Result<String, Error> {

@@ -16,7 +16,7 @@ use super::{
     guard::guard,
     region::Region,
     spawn::{self, Terminal},
-    start::Start,
+    start::{Confinement, Start},
     tree,
     wire::{Order, Report, Sent, To},
 };
@@ -58,8 +58,8 @@ impl Guardian {
         spawn::pack(start, terminal.map(|(terminal, _)| terminal), &mut self.region)?;
         let mut descriptors = standard.to_vec();
         descriptors.extend(terminal.map(|(_, users)| users));
-        descriptors.extend(start.keep.iter().map(AsFd::as_fd));
-        descriptors.extend(start.confinement.iter().flat_map(|confinement| &confinement.landlock).map(AsFd::as_fd));
+        descriptors.extend(start.keep.iter().map(|(fd, _)| fd.as_fd()));
+        descriptors.extend(start.confinement.iter().flat_map(Confinement::descriptors));
         Order::Start(self.region.used()).send(&self.orders, &descriptors)
     }
 

@@ -35,9 +35,14 @@ pub fn replace(start: &Start, signals: Option<Signals>) -> NotStarted {
 fn prepare(start: &Start) -> Result<(), (i64, io::Error)> {
     let at = |step| move |error: rustix::io::Errno| (step, io::Error::from(error));
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(at(spawn::LIMITS))?;
-    for fd in &start.keep {
-        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(at(spawn::DESCRIPTORS))?;
-        debug_assert!(fd.as_raw_fd() > 2);
+    // Above all numbers that are wanted, so that none is overwritten before its turn.
+    let above = start.keep.iter().map(|(_, number)| number + 1).max().unwrap_or(3);
+    let moved = start.keep.iter().map(|(fd, number)| Ok((rustix::io::fcntl_dupfd_cloexec(fd, above)?, *number)));
+    for (fd, number) in moved.collect::<Result<Vec<_>, _>>().map_err(at(spawn::DESCRIPTORS))? {
+        // SAFETY: numbers. What was there is the launcher's, which ends here.
+        if unsafe { libc::dup2(fd.as_raw_fd(), number) } < 0 {
+            return Err((spawn::DESCRIPTORS, io::Error::last_os_error()));
+        }
     }
     Ok(())
 }

@@ -13,9 +13,10 @@ use std::{
 
 use super::region::{Reader, Region};
 use super::start::{Confinement, Start};
+use crate::run::privileges;
 
 /// What did not work, for the message.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 10] = [
     "take what is to be started",
     "make a process",
     "tie the process to its guardian",
@@ -25,6 +26,7 @@ const STEPS: [&str; 9] = [
     "limit resources",
     "enter the sandbox",
     "execute the program",
+    "go where its files are",
 ];
 pub(super) const PREPARE: i64 = 0;
 const FORK: i64 = 1;
@@ -35,6 +37,7 @@ pub(super) const DESCRIPTORS: i64 = 5;
 pub(super) const LIMITS: i64 = 6;
 const SANDBOX: i64 = 7;
 pub(super) const EXECUTE: i64 = 8;
+const FILES: i64 = 9;
 
 /// Says which step it was.
 pub(super) fn step(step: i64) -> &'static str {
@@ -51,7 +54,7 @@ pub(super) struct Terminal {
 }
 
 /// Puts a start into the shared memory. The descriptors follow in the packet, in this order: 0, 1, 2, the user's terminal if
-/// there is one, those to keep, the Landlock ruleset.
+/// there is one, those to keep, those of the confinement.
 pub(super) fn pack(start: &Start, terminal: Option<Terminal>, region: &mut Region) -> io::Result<()> {
     region.wipe();
     region.put(terminal.is_some().into())?;
@@ -59,16 +62,22 @@ pub(super) fn pack(start: &Start, terminal: Option<Terminal>, region: &mut Regio
     region.put(terminal.at as u64)?;
     region.put(terminal.foreground.into())?;
     region.put(start.keep.len() as u64)?;
-    start.keep.iter().try_for_each(|fd| region.put(fd.as_raw_fd() as u64))?;
+    start.keep.iter().try_for_each(|(_, number)| region.put(*number as u64))?;
     let none = Default::default();
     let confinement = start.confinement.as_ref().unwrap_or(&none);
+    let spaces = confinement.namespaces.as_ref();
+    region.put(spaces.is_some().into())?;
+    region.put(spaces.is_some_and(|spaces| spaces.user.is_some()).into())?;
+    region.put_bytes(spaces.map_or(c"", |spaces| &spaces.directory).to_bytes_with_nul())?;
+    region.put(confinement.drop_capabilities.into())?;
     region.put(confinement.no_new_privileges.into())?;
     region.put(confinement.landlock.is_some().into())?;
     region.put_bytes(confinement.seccomp.as_flattened())?;
     region.put(confinement.limits.len() as u64)?;
-    for (resource, limit) in &confinement.limits {
+    for (resource, soft, hard) in &confinement.limits {
         region.put((*resource).into())?;
-        region.put(*limit)?;
+        region.put(*soft)?;
+        region.put(*hard)?;
     }
     region.put_bytes(start.program.as_bytes_with_nul())?;
     region.put(start.arguments.len() as u64)?;
@@ -95,7 +104,11 @@ struct Ready {
 
 /// What is given up last, ready to use.
 pub(super) struct Confine {
-    limits: Vec<(u32, u64)>,
+    user_namespace: Option<RawFd>,
+    mount_namespace: Option<RawFd>,
+    directory: *const c_char,
+    drop_capabilities: bool,
+    limits: Vec<(u32, u64, u64)>,
     no_new_privileges: bool,
     landlock: Option<RawFd>,
     seccomp: Vec<libc::sock_filter>,
@@ -131,14 +144,28 @@ fn unpack(from: &mut Reader<'_>, descriptors: &mut [OwnedFd]) -> io::Result<Read
     let terminal = from.number()? == 1;
     let place = Terminal { at: from.descriptor()?, foreground: from.number()? == 1 };
     let keep = (0..from.number()?).map(|_| from.descriptor()).collect::<io::Result<Vec<_>>>()?;
+    let (has_mount, has_user) = (from.number()? == 1, from.number()? == 1);
+    let directory = text(from)?;
+    let drop_capabilities = from.number()? == 1;
     let no_new_privileges = from.number()? == 1;
     let has_ruleset = from.number()? == 1;
     let seccomp = from.bytes()?.as_chunks().0.iter().map(instruction).collect();
-    let limits = (0..from.number()?).map(|_| Ok((from.number()? as u32, from.number()?))).collect::<io::Result<_>>()?;
+    let limits = (0..from.number()?).map(|_| Ok((from.number()? as u32, from.number()?, from.number()?))).collect::<io::Result<_>>()?;
     let targets: Vec<RawFd> = (0..3).chain(keep).collect();
     let moves = out_of_the_way(&targets, terminal, descriptors)?;
-    let landlock = if has_ruleset { descriptors.last().map(AsRawFd::as_raw_fd) } else { None };
-    let confine = Confine { limits, no_new_privileges, landlock, seccomp };
+    let mut last = descriptors.iter().rev().map(AsRawFd::as_raw_fd);
+    let mut take = |wanted: bool| if wanted { last.next() } else { None };
+    let (landlock, mount_namespace, user_namespace) = (take(has_ruleset), take(has_mount), take(has_user));
+    let confine = Confine {
+        user_namespace,
+        mount_namespace,
+        directory,
+        drop_capabilities,
+        limits,
+        no_new_privileges,
+        landlock,
+        seccomp,
+    };
     let program = text(from)?;
     let arguments = texts(from)?;
     let environment = texts(from)?;
@@ -218,6 +245,8 @@ fn become_tool(ready: &Ready) -> Result<std::convert::Infallible, i64> {
     }
     default_signals();
     ready.confine.enter()?;
+    // Whoever gives up capabilities is no longer tied.
+    tie(ready)?;
     execute(ready.program, &ready.arguments, &ready.script, &ready.environment);
     Err(EXECUTE)
 }
@@ -253,7 +282,12 @@ fn group(ready: &Ready) -> Result<(), i64> {
 
 impl Confine {
     pub fn new(wanted: &Confinement) -> Self {
+        let spaces = wanted.namespaces.as_ref();
         Self {
+            user_namespace: spaces.and_then(|spaces| spaces.user.as_ref()).map(AsRawFd::as_raw_fd),
+            mount_namespace: spaces.map(|spaces| spaces.mount.as_raw_fd()),
+            directory: spaces.map_or(c"", |spaces| &spaces.directory).as_ptr(),
+            drop_capabilities: wanted.drop_capabilities,
             limits: wanted.limits.clone(),
             no_new_privileges: wanted.no_new_privileges,
             landlock: wanted.landlock.as_ref().map(AsRawFd::as_raw_fd),
@@ -263,8 +297,9 @@ impl Confine {
 
     /// System calls only, the strictest last. The error is the step.
     pub fn enter(&self) -> Result<(), i64> {
-        for (resource, limit) in &self.limits {
-            let limit = libc::rlimit { rlim_cur: *limit, rlim_max: *limit };
+        self.enter_namespaces()?;
+        for (resource, soft, hard) in &self.limits {
+            let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
             // SAFETY: a limit to read.
             check(unsafe { libc::setrlimit(*resource as _, &limit) }, LIMITS)?;
         }
@@ -272,11 +307,26 @@ impl Confine {
             // SAFETY: numbers.
             check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, SANDBOX)?;
         }
+        if self.drop_capabilities || self.user_namespace.is_some() {
+            privileges::drop_capabilities().map_err(|_| SANDBOX)?;
+        }
         if let Some(ruleset) = self.landlock {
             // SAFETY: numbers.
             check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } as i32, SANDBOX)?;
         }
         if self.seccomp.is_empty() { Ok(()) } else { self.filter() }
+    }
+
+    fn enter_namespaces(&self) -> Result<(), i64> {
+        let Some(mount) = self.mount_namespace else { return Ok(()) };
+        if let Some(user) = self.user_namespace {
+            // SAFETY: numbers.
+            check(unsafe { libc::setns(user, libc::CLONE_NEWUSER) }, FILES)?;
+        }
+        // SAFETY: numbers.
+        check(unsafe { libc::setns(mount, libc::CLONE_NEWNS) }, FILES)?;
+        // SAFETY: a text that ends with a zero.
+        check(unsafe { libc::chdir(self.directory) }, FILES)
     }
 
     fn filter(&self) -> Result<(), i64> {

@@ -31,6 +31,15 @@ impl Limits {
         ]))
     }
 
+    /// `RLIMIT_*`, soft and hard.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = (u32, u64, u64)> {
+        let number = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
+        let numbers = move |(resource, limit): &(Resource, Rlimit)| {
+            (*resource as u32, number(limit.current), number(limit.maximum))
+        };
+        self.0.iter().flatten().map(numbers)
+    }
+
     pub(super) fn set(&self) -> Result<(), Errno> {
         self.0.iter().flatten().try_for_each(|(resource, limit)| setrlimit(*resource, *limit))
     }
