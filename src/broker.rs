@@ -29,7 +29,7 @@ use crate::{
 mod launch;
 mod redactions;
 mod refused;
-pub use launch::Report;
+pub use launch::{Cleaning, Report};
 pub use redactions::{Channel, Kind};
 pub use refused::{Reason, Refused};
 

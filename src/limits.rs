@@ -71,6 +71,8 @@ pub struct Tally {
     pub redactions: AtomicU64,
     /// Kibibytes of text that it had cleaned by the daemon.
     pub cleaned: Meter,
+    /// Texts that are being cleaned for it.
+    pub cleaning: AtomicU64,
 }
 
 #[cfg(test)]

@@ -464,6 +464,53 @@ async fn only_an_open_session_of_its_own_has_a_text_cleaned() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn texts_that_never_end_do_not_pile_up() {
+    let (host, mut daemon) = host(ALL);
+    let mut broker = raw::broker(&host.tools_socket()).await;
+    let session = raw::open_unary(&mut broker, "it", &["a/key"]).await.unwrap().session;
+    let mut open = Vec::new();
+    let limited = loop {
+        let (up, requests) = tokio::sync::mpsc::channel(1);
+        up.send(RedactRequest { session: session.clone(), text: b"begun\nno end".to_vec() }).await.unwrap();
+        match broker.redact(tokio_stream::wrappers::ReceiverStream::new(requests)).await {
+            Ok(answers) => {
+                let mut answers = answers.into_inner();
+                assert_eq!(answers.message().await.unwrap().unwrap().text, b"begun\n");
+                open.push((up, answers));
+            }
+            Err(status) => break status,
+        }
+        assert!(open.len() < 100, "no limit");
+    };
+    assert_eq!((open.len(), reason(&limited).as_str()), (8, "LIMIT_REACHED"));
+    // One that is done makes room.
+    drop(open.pop());
+    let again = async || redact(&host, &session, &["x"]).await;
+    let mut room = again().await;
+    for _ in 0..500 {
+        if room.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        room = again().await;
+    }
+    room.unwrap();
+    // They end with the session,
+    broker.close_session(CloseSessionRequest { session: session.clone() }).await.unwrap();
+    let status = open[0].1.message().await.err().unwrap();
+    assert_eq!(reason(&status), "SESSION_NOT_OPEN");
+    // and none keeps the daemon from stopping.
+    drop(open);
+    let mut admin = host.admin().await;
+    let (_up, requests) = tokio::sync::mpsc::channel::<RedactRequest>(1);
+    let _answers = admin.redact(tokio_stream::wrappers::ReceiverStream::new(requests)).await.unwrap();
+    let begun = std::time::Instant::now();
+    assert!(daemon.stop().success());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(!log(&host).contains("drain-timeout"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn guessing_values_is_slow() {
     let (host, _daemon) = host(ALL);
     let mut broker = raw::broker(&host.tools_socket()).await;

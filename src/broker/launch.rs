@@ -1,6 +1,9 @@
 //! What a launcher asks for: a session for the process that it starts, and a place to report what that process wrote.
 
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use tracing::warn;
 
@@ -9,7 +12,7 @@ use super::{
     redactions::{Channel, Find, Kind},
 };
 use crate::{
-    limits::{Limits, RetryAfter},
+    limits::{Limits, RetryAfter, Tally},
     name::{SecretName, ToolName, Version},
     peer::{Peer, Witness},
     policy::{Decision, Plan, Request, Scope},
@@ -35,6 +38,9 @@ const MOST_FINDS: u64 = 1_000_000;
 /// Kibibytes of text a minute that the daemon cleans for one tool, over all its calls. Who asks what a text turns into can test guesses
 /// at values: this bounds how many.
 const CLEANED_PER_MINUTE: u32 = 16 * 1024;
+
+/// Texts that are cleaned for one tool at one time: each may hold a line that has no end yet.
+const CLEANED_AT_ONCE: u64 = 8;
 
 const FORMS: [Form; 8] =
     [Form::Raw, Form::Escaped, Form::Percent, Form::Hex, Form::Base64, Form::Bytes, Form::Utf16, Form::Shape];
@@ -86,13 +92,15 @@ impl Broker {
     }
 
     /// What cleans a text for the process of this session, and counts as one request of its tool.
-    pub fn redactor_for(&self, witness: &dyn Witness, session: &Session) -> Result<Redactor, Refused> {
+    pub fn cleaning(&self, witness: &dyn Witness, session: &Session) -> Result<(Redactor, Cleaning), Refused> {
         self.still(witness, session)?;
         if let Some(tool) = self.policy().tool(session.tool().as_str()) {
             let taken = session.tally.meter.take(&tool.limits, 1, self.uptime());
             taken.map_err(|RetryAfter(wait)| Refused::limit("requests a minute", Some(wait)))?;
         }
-        Ok(self.store.redactor().clone())
+        let place = Cleaning::begin(&session.tally)
+            .ok_or_else(|| Refused::limit("texts cleaned at one time", Some(Duration::from_secs(1))))?;
+        Ok((self.store.redactor().clone(), place))
     }
 
     /// Takes the cost of cleaning this much text, or says how long it must wait.
@@ -134,6 +142,23 @@ impl Broker {
         let canary = secret.as_ref().is_some_and(|secret| self.policy().is_canary(secret));
         let kind = Kind { tool: Some(session.tool().clone()), secret, channel, encoding: form.as_str() };
         self.redactions.add(Find { kind, session: Some(session.id), version, count, stopped, canary }, self.uptime());
+    }
+}
+
+/// A text that is being cleaned for a tool, until it is dropped.
+pub struct Cleaning(Arc<Tally>);
+
+impl Cleaning {
+    fn begin(tally: &Arc<Tally>) -> Option<Self> {
+        let one_more = |now: u64| (now < CLEANED_AT_ONCE).then_some(now + 1);
+        tally.cleaning.fetch_update(Relaxed, Relaxed, one_more).ok()?;
+        Some(Self(tally.clone()))
+    }
+}
+
+impl Drop for Cleaning {
+    fn drop(&mut self) {
+        self.0.cleaning.fetch_sub(1, Relaxed);
     }
 }
 

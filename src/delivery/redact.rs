@@ -9,14 +9,14 @@ use zeroize::Zeroizing;
 
 use super::status;
 use crate::{
-    broker::Broker,
+    broker::{Broker, Cleaning, Refused},
     name::SecretName,
     proto::v1::{RedactRequest, RedactResponse, Redacted},
     redact::{
         Redactor,
         lines::{Clean, Hit, Lines},
     },
-    session::Session,
+    session::{End, Session},
 };
 
 pub type Answers = Pin<Box<dyn Stream<Item = Result<RedactResponse, Status>> + Send>>;
@@ -24,7 +24,7 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<RedactResponse, Status>> + S
 /// Who has the text cleaned.
 pub enum Asks {
     /// A tool, in a session: secrets outside its scope are not named, and it cleans no more than it may.
-    Tool(Arc<Session>),
+    Tool { session: Arc<Session>, _place: Cleaning },
     /// An operator, who may know every name.
     Operator,
 }
@@ -37,7 +37,7 @@ const AT_ONCE: usize = 64 * 1024;
 /// Cleans what follows. `first` is what came in the request that named the session.
 pub fn serve(broker: Arc<Broker>, asks: Asks, redactor: Redactor, first: Vec<u8>, requests: Streaming<RedactRequest>) -> Answers {
     let scope: Option<Vec<SecretName>> = match &asks {
-        Asks::Tool(session) => Some(session.scope.secrets().cloned().collect()),
+        Asks::Tool { session, .. } => Some(session.scope.secrets().cloned().collect()),
         Asks::Operator => None,
     };
     let named = move |name: &SecretName| scope.as_ref().is_none_or(|scope| scope.contains(name));
@@ -72,7 +72,10 @@ struct Text {
 
 impl Text {
     async fn next(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, Status> {
-        let next = tokio::time::timeout(SILENCE, self.requests.message()).await;
+        let next = tokio::select! {
+            next = tokio::time::timeout(SILENCE, self.requests.message()) => next,
+            end = over(&self.broker, &self.asks) => return Err(status::refused(&Refused::ended(end))),
+        };
         let next = next.map_err(|_| Status::deadline_exceeded("no text came for ten minutes"))??;
         match next {
             Some(request) if !request.session.is_empty() => {
@@ -107,10 +110,10 @@ impl Text {
 
     /// A tool that has more cleaned than it may is slowed down, not refused.
     async fn wait_for_room(&self, bytes: usize) -> Result<(), Status> {
-        let Asks::Tool(session) = &self.asks else { return Ok(()) };
+        let Asks::Tool { session, .. } = &self.asks else { return Ok(()) };
         loop {
             if let Some(end) = session.ended() {
-                return Err(status::refused(&crate::broker::Refused::ended(end)));
+                return Err(status::refused(&Refused::ended(end)));
             }
             match self.broker.take_cleaning(session, bytes) {
                 Ok(()) => return Ok(()),
@@ -121,7 +124,7 @@ impl Text {
 
     fn tell(&self, hits: &[Hit]) {
         match &self.asks {
-            Asks::Tool(session) => self.broker.found_in_text(session, hits),
+            Asks::Tool { session, .. } => self.broker.found_in_text(session, hits),
             Asks::Operator => self.broker.found_in_operators_text(hits),
         }
     }
@@ -145,6 +148,26 @@ impl Text {
             ..Redacted::default()
         };
         counts.into_iter().map(told).collect()
+    }
+}
+
+/// Resolves when nothing is cleaned any more: the session ended, or the daemon stops.
+async fn over(broker: &Broker, asks: &Asks) -> End {
+    let ended = async {
+        let Asks::Tool { session, .. } = asks else { return std::future::pending().await };
+        let mut news = session.watch();
+        loop {
+            if let Some(end) = session.ended() {
+                return end;
+            }
+            if news.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    };
+    tokio::select! {
+        end = ended => end,
+        () = broker.stopped() => End::ShuttingDown,
     }
 }
 

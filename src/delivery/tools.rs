@@ -135,8 +135,8 @@ impl broker_server::Broker for Unary {
         let first = tokio::time::timeout(stream::OPEN_WITHIN, requests.message()).await;
         let Ok(Some(RedactRequest { session, text })) = first.map_err(|_| bad_first())? else { return Err(bad_first()) };
         let session = self.broker.session(&*caller, &session).map_err(refused)?;
-        let redactor = self.broker.redactor_for(&*caller, &session).map_err(refused)?;
-        let asks = redact::Asks::Tool(session);
+        let (redactor, place) = self.broker.cleaning(&*caller, &session).map_err(refused)?;
+        let asks = redact::Asks::Tool { session, _place: place };
         Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, text, requests)))
     }
 
