@@ -435,6 +435,25 @@ fn the_users_word_counts() {
     place.holds_nowhere(&["very-private"]);
 }
 
+/// A value is a secret wherever it stands: it must not come into the tool's file by another way.
+#[test]
+fn the_same_value_under_another_name_moves_too() {
+    let place = Place::new();
+    let text = json!({ "mcpServers": { "a": { "command": "x", "args": ["--label", "words of an owner"],
+        "env": { "PASSWORD": "words of an owner", "NOTE": "it is words of an owner!" } } } });
+    let file = place.write("project/.mcp.json", text.to_string());
+    says(
+        &place.adopt(&[".mcp.json", "--keep", "a:--label"]),
+        1,
+        &["would be written into the tool's file", "nothing was changed"],
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), text.to_string());
+    assert!(!place.path("etc/secrets.sealed").exists());
+    says(&place.adopt(&[".mcp.json"]), 0, &["a/password", "a/note"]);
+    assert_eq!(place.unseal("a/note"), "it is words of an owner!");
+    place.holds_nowhere(&["words of an owner"]);
+}
+
 #[test]
 fn only_the_named_server() {
     let place = Place::new();

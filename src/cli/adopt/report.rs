@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{
-    Failure,
+    Failure, default_config,
     edit::diff,
     elsewhere,
     files::Target,
@@ -41,6 +41,9 @@ pub struct FileReport {
     diffs: String,
     #[serde(skip)]
     next: Vec<String>,
+    /// `--config`, where it must be said.
+    #[serde(skip)]
+    option: String,
 }
 
 #[derive(Serialize)]
@@ -114,7 +117,9 @@ impl FileReport {
         let rotate = plan.values.iter().map(|(name, _)| name.to_string()).collect();
         let undo = undo.map(|path| path.display().to_string());
         let next = next(policy);
-        Ok(Self { file, state, servers, writes, undo, commands: plan.commands.clone(), rotate, warnings, diffs, next })
+        let usual = policy.main == default_config();
+        let option = if usual { String::new() } else { format!(" --config {}", policy.main.display()) };
+        Ok(Self { file, state, servers, writes, undo, commands: plan.commands.clone(), rotate, warnings, diffs, next, option })
     }
 
     pub fn adopts(&self) -> bool {

@@ -8,6 +8,7 @@ use std::{
 use super::{
     FAILED, Failure,
     files::{Staged, Target, make_folder, unwritable},
+    json::quoted,
     plan::Plan,
     policy::Policy,
     store::Place,
@@ -19,6 +20,7 @@ use crate::config::{self, Severity};
 pub fn write(target: &Target, plan: &Plan, policy: &Policy, place: &Place) -> Result<PathBuf, Failure> {
     let adopted = target.with_text(&plan.after);
     let changes = changes(policy)?;
+    check_free_of_values(plan, &changes)?;
     // First: where the client's file cannot be written, nothing else is.
     let staged = target.stage(&adopted)?;
     if let Some(folder) = policy.main.parent().filter(|folder| !folder.exists()) {
@@ -38,6 +40,22 @@ pub fn write(target: &Target, plan: &Plan, policy: &Policy, place: &Place) -> Re
     }
     staged.put().map_err(|error| failed(unwritable(&target.path, &error)))?;
     Ok(undo)
+}
+
+/// Policy may be read by more people than the client's file. A kept argument can hold the same value as a secret, for one.
+fn check_free_of_values(plan: &Plan, changes: &[Change]) -> Result<(), Failure> {
+    let held = |value: &str| value.len() >= 8 && changes.iter().any(|change| change.after.contains(value));
+    match plan.secrets().any(|value| held(value) || held(&quoted(value)[1..quoted(value).len() - 1])) {
+        false => Ok(()),
+        true => {
+            let what = "a value that is a secret in one place would be written into the tool's file from another";
+            Err(Failure::new(
+                FAILED,
+                what,
+                "name the other place with --secret SERVER:NAME, or take back its --keep; nothing was changed",
+            ))
+        }
+    }
 }
 
 /// The main file first: a tool must not be granted what nothing defines.
