@@ -113,10 +113,8 @@ impl Engine {
         let (mut hits, mut checks, mut at) = (Hits::none(), Checks::of(keys, text), 0);
         while at < text.len() {
             at = filter.probe::<T>(by, text, at, &mut hits);
-            for place in hits.as_slice() {
-                let mark = by.mark::<T>(&text[*place..]);
-                self.tables.iter().for_each(|table| table.look_up(index(table), &mut checks, (*place, mark), finds));
-            }
+            let places = hits.with_marks(|at| by.mark::<T>(&text[at..]));
+            self.tables.iter().for_each(|table| table.look_up(index(table), &mut checks, places, finds));
         }
     }
 

@@ -82,27 +82,28 @@ fn load(bytes: &[u8]) -> u64 {
 
 /// Where hits are noted, so that the loop that finds them calls nothing.
 pub(super) struct Hits {
-    places: [usize; 64],
+    places: [(usize, u32); 64],
     len: usize,
 }
 
 impl Hits {
     pub fn none() -> Self {
-        Self { places: [0; 64], len: 0 }
+        Self { places: [(0, 0); 64], len: 0 }
     }
 
-    pub fn as_slice(&self) -> &[usize] {
-        &self.places[..self.len]
+    /// Each place, and the mark that `mark` says is there.
+    pub fn with_marks(&mut self, mark: impl Fn(usize) -> u32) -> &[(usize, u32)] {
+        let places = &mut self.places[..self.len];
+        places.iter_mut().for_each(|place| place.1 = mark(place.0));
+        places
     }
 
-    #[inline(always)]
     fn room(&self) -> usize {
         self.places.len() - self.len
     }
 
-    #[inline(always)]
     fn note(&mut self, at: usize) {
-        self.places[self.len] = at;
+        self.places[self.len].0 = at;
         self.len += 1;
     }
 }

@@ -73,15 +73,22 @@ impl Table {
         self.rows.iter().filter(|row| !gone.contains(&self.owners[row.owner as usize].id)).count()
     }
 
-    /// Adds the patterns one of whose windows, of the given mark, stands in the text at `at`.
+    /// Adds the patterns one of whose windows stands in the text at one of these places, and has the mark beside it.
+    ///
+    /// What each place may be is gathered before any of it is compared, so that one miss of the cache does not wait for
+    /// another.
     pub(super) fn look_up<'e>(
         &'e self,
         index: &Index,
         checks: &mut Checks<'_>,
-        (at, mark): (usize, u32),
+        places: &[(usize, u32)],
         found: &mut Finds<'_, 'e>,
     ) {
-        for entry in index.bucket(mark).iter().filter(|entry| entry.mark == mark) {
+        let mut candidates = std::mem::take(&mut checks.candidates);
+        for (at, mark) in places {
+            candidates.extend(index.bucket(*mark).iter().filter(|entry| entry.mark == *mark).map(|entry| (*at, *entry)));
+        }
+        for (at, entry) in candidates.drain(..) {
             let row = &self.rows[entry.row()];
             let Some(start) = at.checked_sub(usize::from(row.offset) + entry.which()) else { continue };
             let range = start..start + usize::from(row.len);
@@ -90,6 +97,7 @@ impl Table {
                 found.add(Found { range, owner, form: row.form });
             }
         }
+        checks.candidates = candidates;
     }
 }
 
@@ -137,7 +145,7 @@ impl Index {
     /// Sorts by counting: two passes over the entries. Those of one bucket stay in order.
     fn of<I: Iterator<Item = Entry>>(entries: &dyn Fn() -> I) -> Self {
         let count = entries().count();
-        let buckets = (count / 2).next_power_of_two().max(2);
+        let buckets = count.next_power_of_two().max(2);
         let shift = 32 - buckets.trailing_zeros();
         let mut starts = Protected::<u32>::zeroed(if count == 0 { 0 } else { buckets + 1 });
         for entry in entries() {
@@ -185,12 +193,14 @@ pub(super) struct Checks<'t> {
     text: &'t [u8],
     /// The last windows hashed, by the low bits of their places: in text that repeats itself they are the same all over.
     last: [([u8; CHECK], u32); 8],
+    /// Kept for its room.
+    candidates: Vec<(usize, Entry)>,
 }
 
 impl<'t> Checks<'t> {
     pub fn of(keys: &'t Keys, text: &'t [u8]) -> Self {
         let zeros = [0; CHECK];
-        Self { keys, text, last: [(zeros, keys.check(&zeros)); 8] }
+        Self { keys, text, last: [(zeros, keys.check(&zeros)); 8], candidates: Vec::new() }
     }
 
     /// One window tells most texts from the pattern; the tag over all of it tells the rest.
