@@ -140,10 +140,16 @@ impl Zeroize for Print {
 }
 
 /// The prints of one value. The same pattern of two forms is in it once.
-#[derive(Default)]
 pub(in super::super) struct Prints {
     all: Zeroizing<Vec<Print>>,
     places: HashMap<[u64; 2], usize>,
+}
+
+impl Default for Prints {
+    /// With room for those of most values: a vector that grows leaves its old self behind.
+    fn default() -> Self {
+        Self { all: Zeroizing::new(Vec::with_capacity(64)), places: HashMap::new() }
+    }
 }
 
 impl Prints {

@@ -73,15 +73,22 @@ impl Table {
         self.rows.iter().filter(|row| !gone.contains(&self.owners[row.owner as usize].id)).count()
     }
 
-    /// Adds the patterns one of whose windows, of the given mark, stands in the text at `at`.
+    /// Adds the patterns one of whose windows stands in the text at one of these places, and has the mark beside it.
+    ///
+    /// What each place may be is gathered before any of it is compared, so that one miss of the cache does not wait for
+    /// another.
     pub(super) fn look_up<'e>(
         &'e self,
         index: &Index,
         checks: &mut Checks<'_>,
-        (at, mark): (usize, u32),
+        places: &[(usize, u32)],
         found: &mut Finds<'_, 'e>,
     ) {
-        for entry in index.bucket(mark).iter().filter(|entry| entry.mark == mark) {
+        let mut candidates = std::mem::take(&mut checks.candidates);
+        for (at, mark) in places {
+            candidates.extend(index.bucket(*mark).iter().filter(|entry| entry.mark == *mark).map(|entry| (*at, *entry)));
+        }
+        for (at, entry) in candidates.drain(..) {
             let row = &self.rows[entry.row()];
             let Some(start) = at.checked_sub(usize::from(row.offset) + entry.which()) else { continue };
             let range = start..start + usize::from(row.len);
@@ -90,6 +97,7 @@ impl Table {
                 found.add(Found { range, owner, form: row.form });
             }
         }
+        checks.candidates = candidates;
     }
 }
 
@@ -137,7 +145,7 @@ impl Index {
     /// Sorts by counting: two passes over the entries. Those of one bucket stay in order.
     fn of<I: Iterator<Item = Entry>>(entries: &dyn Fn() -> I) -> Self {
         let count = entries().count();
-        let buckets = (count / 2).next_power_of_two().max(2);
+        let buckets = count.next_power_of_two().max(2);
         let shift = 32 - buckets.trailing_zeros();
         let mut starts = Protected::<u32>::zeroed(if count == 0 { 0 } else { buckets + 1 });
         for entry in entries() {
@@ -181,16 +189,17 @@ impl Index {
 
 /// Compares places of one text with what is known of patterns.
 pub(super) struct Checks<'t> {
-    keys: &'t Keys,
-    text: &'t [u8],
+    pub keys: &'t Keys,
+    pub text: &'t [u8],
     /// The last windows hashed, by the low bits of their places: in text that repeats itself they are the same all over.
-    last: [([u8; CHECK], u32); 8],
+    last: [Option<([u8; CHECK], u32)>; 8],
+    /// Kept for its room.
+    candidates: Vec<(usize, Entry)>,
 }
 
 impl<'t> Checks<'t> {
     pub fn of(keys: &'t Keys, text: &'t [u8]) -> Self {
-        let zeros = [0; CHECK];
-        Self { keys, text, last: [(zeros, keys.check(&zeros)); 8] }
+        Self { keys, text, last: [None; 8], candidates: Vec::new() }
     }
 
     /// One window tells most texts from the pattern; the tag over all of it tells the rest.
@@ -198,16 +207,17 @@ impl<'t> Checks<'t> {
         let at = range.start + usize::from(row.check_at);
         let Some(window) = self.text[at..].first_chunk::<CHECK>() else { return false };
         let last = &mut self.last[at % 8];
-        if last.0 != *window {
-            *last = (*window, self.keys.check(window));
-        }
-        last.1 == row.check && self.keys.tag(&self.text[range.clone()]) == row.tag
+        let check = match last {
+            Some((same, check)) if same == window => *check,
+            _ => last.insert((*window, self.keys.check(window))).1,
+        };
+        check == row.check && self.keys.tag(&self.text[range.clone()]) == row.tag
     }
 }
 
 impl Drop for Checks<'_> {
     fn drop(&mut self) {
-        self.last.iter_mut().for_each(|(window, _)| window.zeroize());
+        self.last.iter_mut().flatten().for_each(|(window, _)| window.zeroize());
     }
 }
 
