@@ -78,8 +78,11 @@ pub(super) fn is_json(text: &[u8]) -> bool {
 
 /// Is this an object or an array, as far as it goes?
 pub(super) fn may_be_json(start: &[u8]) -> bool {
+    // The parser takes half a number for a wrong one.
+    let numbers = start.iter().rev().take_while(|b| b.is_ascii_digit() || b"+-.eE".contains(b)).count();
+    let start = &start[..start.len() - numbers];
     matches!(start.trim_ascii_start().first(), Some(b'{' | b'['))
-        && serde_json::from_slice::<IgnoredAny>(start).map_or_else(|error| error.is_eof(), |_| true)
+        && serde_json::from_slice::<IgnoredAny>(start).map_or_else(|error| error.is_eof(), |_| numbers == 0)
 }
 
 /// Writes a valid JSON text anew, from left to right.

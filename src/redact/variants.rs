@@ -265,13 +265,17 @@ fn hex(byte: u8, digits: &[u8; 16]) -> [u8; 2] {
 }
 
 /// What stays as it is beside letters and digits, and what a space becomes: encodeURIComponent, RFC 3986, the same in a
-/// path, HTML forms, Python's `quote_plus`, and a form in which nothing else needed encoding.
-const PERCENT: [(Option<&[u8]>, &[u8]); 6] = [
+/// path, nothing; HTML forms, Python's `quote_plus`, PHP's `urlencode`, nothing; and a form in which nothing else needed
+/// encoding. The view without percent-encoding finds the rest, but for a `+` that is a space.
+const PERCENT: [(Option<&[u8]>, &[u8]); 9] = [
     (Some(b"-_.!~*'()"), b"%20"),
     (Some(b"-_.~"), b"%20"),
     (Some(b"-_.~/"), b"%20"),
+    (Some(b""), b"%20"),
     (Some(b"-_.*"), b"+"),
     (Some(b"-_.~"), b"+"),
+    (Some(b"-_."), b"+"),
+    (Some(b""), b"+"),
     (None, b"+"),
 ];
 

@@ -1,0 +1,293 @@
+//! Compares the streaming redactor with a slow and obvious one, on random secrets, encodings, texts and read boundaries.
+//!
+//! `VALETKEY_FUZZ_CASES` says how many cases, `VALETKEY_FUZZ_SEED` where to start; a failure names the seed of its case:
+//!
+//! ```text
+//! VALETKEY_FUZZ_CASES=1000000 cargo test --release --no-default-features --features run --test redact_fuzz
+//! ```
+
+#[path = "redact_fuzz/encode.rs"]
+mod encode;
+#[path = "redact_fuzz/generate.rs"]
+mod generate;
+#[path = "redact_fuzz/oracle.rs"]
+mod oracle;
+#[path = "redact_fuzz/random.rs"]
+mod random;
+
+use oracle::Oracle;
+use random::Random;
+use serde_json::Value;
+use valetkey::{
+    redact::{Hit, Redactor, Wanted},
+    secret::SecretValue,
+};
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
+}
+
+fn cases(default: u64) -> impl Iterator<Item = u64> {
+    let (cases, seed) = (from_environment("VALETKEY_FUZZ_CASES", default), from_environment("VALETKEY_FUZZ_SEED", 1));
+    // One case again: its seed, and one case.
+    let first = if cases == 1 { seed } else { seed << 32 };
+    (first..).take(cases as usize)
+}
+
+fn knowing(secrets: &[Vec<u8>], redactor: Redactor) -> Redactor {
+    let names: Vec<_> = (0..secrets.len()).map(|n| format!("s{n}").parse().unwrap()).collect();
+    let values: Vec<_> = secrets.iter().map(|secret| SecretValue::copy_from(secret).unwrap()).collect();
+    let version = 1.into();
+    let learned = redactor.learn_all(names.iter().zip(&values).map(|(name, value)| (name, &version, value)));
+    assert!(learned.iter().all(|learned| !learned.too_short));
+    redactor
+}
+
+/// Lines of a value with an escaped line end between them may be found as one or as many.
+fn joined(text: Vec<u8>) -> Vec<u8> {
+    let mut out: Vec<u8> = Vec::with_capacity(text.len());
+    let mut rest = text.as_slice();
+    while let Some(b) = rest.first() {
+        let after = (*b == b'#' && out.last() == Some(&b'#')).then_some(1).or_else(|| {
+            let line_ends = (out.last() == Some(&b'#')).then(|| line_ends(rest))?;
+            (line_ends > 0 && rest.get(line_ends) == Some(&b'#')).then_some(line_ends + 1)
+        });
+        if after.is_none() {
+            out.push(*b);
+        }
+        rest = &rest[after.unwrap_or(1)..];
+    }
+    out
+}
+
+/// The length of the `\\n`, `\\r`, `\\u000a`, `%0a`, `%250a` and so on that a text starts with.
+fn line_ends(text: &[u8]) -> usize {
+    let mut at = 0;
+    loop {
+        let slashes = text[at..].iter().take_while(|b| **b == b'\\').count();
+        let rest = &text[at + slashes..];
+        let is = |end: &[u8]| rest.len() > end.len() && rest.starts_with(end) && b"aAdD".contains(&rest[end.len()]);
+        let found = ["%0", "%250", "%25250"].iter().find(|end| slashes == 0 && is(end.as_bytes())).map(|end| end.len() + 1);
+        match rest.first() {
+            Some(b'n' | b'r') if slashes > 0 => at += slashes + 1,
+            _ if slashes > 0 && is(b"u000") => at += slashes + 5,
+            _ => match found {
+                Some(taken) => at += taken,
+                None => return at,
+            },
+        }
+    }
+}
+
+/// `#` for a placeholder, and for placeholders that touch.
+fn marked(clean: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(clean.len());
+    let mut rest = clean;
+    while let Some(b) = rest.first() {
+        let token = (0..4).map(|n| format!("[redacted:s{n}]")).find(|token| rest.starts_with(token.as_bytes()));
+        match token {
+            Some(token) => {
+                rest = &rest[token.len()..];
+                if out.last() != Some(&b'#') {
+                    out.push(b'#');
+                }
+            }
+            None => {
+                out.push(*b);
+                rest = &rest[1..];
+            }
+        }
+    }
+    joined(out)
+}
+
+fn streamed(redactor: &Redactor, text: &[u8], random: &mut Random) -> (Vec<u8>, Vec<Hit>) {
+    let mut stream = redactor.stream(Wanted::default());
+    let (mut out, mut hits, mut at) = (Vec::new(), Vec::new(), 0);
+    while at < text.len() {
+        let end = text.len().min(at + random.between(1, 300));
+        let passed = stream.push(&text[at..end]).unwrap();
+        out.extend_from_slice(&passed.text);
+        hits.extend(passed.hits);
+        at = end;
+        let last_line = text[..at].strip_suffix(b"\n").map(|before| before.rsplit(|b| *b == b'\n').next().unwrap());
+        if last_line.is_some_and(|line| line.len() < 32) {
+            assert_eq!(stream.held(), 0, "a complete line is held back");
+        }
+    }
+    let passed = stream.finish().unwrap();
+    out.extend_from_slice(&passed.text);
+    hits.extend(passed.hits);
+    (out, hits)
+}
+
+/// A piece of what is expected.
+enum Piece {
+    As(Vec<u8>),
+    /// A line of JSON, and what it is when only bytes are replaced.
+    Json(Vec<u8>, Vec<u8>),
+}
+
+fn expected(oracle: &Oracle, text: &[u8]) -> Vec<Piece> {
+    let marks = oracle.marks(text);
+    let clean = |range: std::ops::Range<usize>| {
+        let mut out = Vec::new();
+        for at in range {
+            match marks[at] {
+                false => out.push(text[at]),
+                true if at == 0 || !marks[at - 1] => out.push(b'#'),
+                true => {}
+            }
+        }
+        joined(out)
+    };
+    let (mut pieces, mut start) = (Vec::new(), 0);
+    for line in text.split_inclusive(|b| *b == b'\n') {
+        let content = line.strip_suffix(b"\n").unwrap_or(line);
+        let range = start..start + content.len();
+        let is_json = matches!(content.trim_ascii().first(), Some(b'{' | b'[')) && serde_json::from_slice::<serde::de::IgnoredAny>(content).is_ok();
+        if is_json && marks[range.clone()].contains(&true) {
+            pieces.push(Piece::Json(content.to_vec(), clean(range.clone())));
+            pieces.push(Piece::As(clean(range.end..start + line.len())));
+        } else {
+            pieces.push(Piece::As(clean(start..start + line.len())));
+        }
+        start += line.len();
+    }
+    pieces
+}
+
+#[derive(Default, Debug)]
+struct Counts {
+    changed: u64,
+    json: u64,
+    rewritten: u64,
+    withheld: u64,
+}
+
+fn compare(oracle: &Oracle, pieces: &[Piece], mut got: &[u8], counts: &mut Counts) {
+    let mut dropped = false;
+    for piece in pieces {
+        match piece {
+            Piece::As(bytes) => {
+                let bytes = if dropped { bytes.strip_prefix(b"\n").unwrap_or(bytes) } else { bytes };
+                dropped = false;
+                assert!(got.starts_with(bytes), "expected {:.600}\n     got {:.600}", String::from_utf8_lossy(bytes), String::from_utf8_lossy(got));
+                got = &got[bytes.len()..];
+            }
+            Piece::Json(original, replaced) => {
+                counts.json += 1;
+                let end = got.iter().position(|b| *b == b'\n').unwrap_or(got.len());
+                let line = &got[..end];
+                if line != replaced {
+                    counts.rewritten += 1;
+                    match serde_json::from_slice::<Value>(line) {
+                        Ok(Value::Object(object)) if object.contains_key("error") => counts.withheld += 1,
+                        Ok(clean) => match serde_json::from_slice::<Value>(original) {
+                            Ok(original) => same_but_for_secrets(oracle, &original, &clean),
+                            // Not text: the values cannot be compared.
+                            Err(_) => assert!(std::str::from_utf8(original).is_err()),
+                        },
+                        Err(_) if std::str::from_utf8(line).is_err() => {}
+                        Err(_) => {
+                            counts.withheld += 1;
+                            dropped = true;
+                            continue;
+                        }
+                    }
+                }
+                assert!(serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok(), "not JSON: {}", String::from_utf8_lossy(line));
+                got = &got[end..];
+            }
+        }
+    }
+    assert!(got.is_empty(), "more than expected: {}", String::from_utf8_lossy(got));
+}
+
+/// What holds no secret stays; what holds one becomes a string with a placeholder, or JSON with one in it.
+fn same_but_for_secrets(oracle: &Oracle, original: &Value, clean: &Value) {
+    match (original, clean) {
+        (original, clean) if original == clean => {}
+        (Value::Object(before), Value::Object(after)) => {
+            for (key, value) in before {
+                match after.get(key) {
+                    Some(clean) => same_but_for_secrets(oracle, value, clean),
+                    None => assert!(after.keys().any(|key| key.contains('#')), "{key} is gone"),
+                }
+            }
+        }
+        (Value::Array(before), Value::Array(after)) if before.len() == after.len() => {
+            before.iter().zip(after).for_each(|(before, after)| same_but_for_secrets(oracle, before, after));
+        }
+        (Value::String(before), Value::String(after)) => {
+            assert!(after.contains('#'), "{before} became {after}");
+            if let (Ok(before @ (Value::Object(_) | Value::Array(_))), Ok(after)) = (serde_json::from_str(before), serde_json::from_str(after)) {
+                same_but_for_secrets(oracle, &before, &after);
+            }
+        }
+        (before, Value::String(after)) => assert!(after.contains('#') && oracle.clean(before.to_string().as_bytes()).contains(&b'#'), "{before} became {after}"),
+        (before, after) => panic!("{before} became {after}"),
+    }
+}
+
+fn one_case(seed: u64, counts: &mut Counts) {
+    let mut random = Random::seeded(seed);
+    let texts: Vec<String> = (0..random.between(1, 3)).map(|_| generate::secret(&mut random)).collect();
+    let secrets: Vec<Vec<u8>> = texts.iter().map(|text| text.clone().into_bytes()).collect();
+    let oracle = Oracle::knowing(&secrets);
+    let redactor = knowing(&secrets, if random.chance(4) { Redactor::new() } else { Redactor::streaming() }.unwrap());
+    for _ in 0..4 {
+        let text = generate::text(&texts, &mut random);
+        let pieces = expected(&oracle, &text);
+        let (out, hits) = streamed(&redactor, &text, &mut random);
+        let found = oracle.marks(&text).contains(&true);
+        assert_eq!(!hits.is_empty(), found, "hits are told");
+        assert_eq!(out != text, found, "what holds no secret passes as it is");
+        let got = marked(&out);
+        compare(&oracle, &pieces, &got, counts);
+        if let Some(from) = oracle.marks(&got).iter().position(|marked| *marked) {
+            panic!("left at {from}: {}\nof {:?}", String::from_utf8_lossy(&got[from.saturating_sub(40)..]), texts);
+        }
+        let whole = redactor.clean(&text, Wanted::default()).unwrap();
+        assert_eq!(String::from_utf8_lossy(&marked(&whole.text)), String::from_utf8_lossy(&got), "in pieces as in one");
+        counts.changed += u64::from(found);
+    }
+}
+
+#[test]
+fn the_stream_agrees_with_the_oracle() {
+    let mut counts = Counts::default();
+    let mut cases_run = 0u64;
+    for seed in cases(1_500) {
+        let case = std::panic::AssertUnwindSafe(|| one_case(seed, &mut counts));
+        if let Err(panic) = std::panic::catch_unwind(case) {
+            eprintln!("case {seed} failed");
+            std::panic::resume_unwind(panic);
+        }
+        cases_run += 1;
+    }
+    eprintln!("{cases_run} cases of four texts: {counts:?}");
+    assert!(counts.changed > cases_run && counts.json > cases_run / 4 && counts.withheld * 200 <= counts.json, "{counts:?}");
+}
+
+#[test]
+fn base64_is_found_at_any_offset() {
+    for seed in cases(3_000) {
+        let mut random = Random::seeded(seed ^ 0xba5e_64);
+        let secret: Vec<u8> = (0..random.between(8, 48)).map(|_| random.next() as u8).filter(|b| *b != b'\n').collect();
+        // A secret with newlines is known by its lines.
+        if secret.trim_ascii().len() < 8 {
+            continue;
+        }
+        let redactor = knowing(&[secret.clone()], Redactor::streaming().unwrap());
+        let around = |random: &mut Random| (0..random.below(40)).map(|_| random.next() as u8).collect::<Vec<u8>>();
+        let (before, after) = (around(&mut random), around(&mut random));
+        let url = random.chance(2);
+        let encoded = encode::base64(&[before.as_slice(), &secret, &after].concat(), url, random.chance(2));
+        let core = encode::base64_core(secret.trim_ascii(), (before.len() + secret.len() - secret.trim_ascii_start().len()) % 3, url);
+        assert!(encoded.contains(&core), "case {seed}");
+        let (out, hits) = streamed(&redactor, encoded.as_bytes(), &mut random);
+        assert_eq!(String::from_utf8(out).unwrap(), encoded.replacen(&core, "[redacted:s0]", 1), "case {seed}");
+        assert!(hits.len() == 1 && hits[0].count == 1, "case {seed}: {hits:?}");
+    }
+}
