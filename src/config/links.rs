@@ -83,7 +83,7 @@ fn one_process_two_tools(
         let what = format!("whatever is tool \"{name}\" can also say that it is tool \"{other_name}\" ({first})");
         let instead = format!("a selector for \"{other_name}\" that does not fit \"{name}\"");
         add(report, Severity::Warning, &tool.origin, what, instead);
-    } else if place(first) < place(&tool.origin) && by_their_commands(tool, other) {
+    } else if place(first) < place(&tool.origin) && both_launched(tool, other) {
         if !tool.run_as.needs_executable() {
             let what = format!(
                 "tools \"{other_name}\" ({first}) and \"{name}\" are told apart by `valetkey run` alone: any other program with this `run-as` can be either"
@@ -99,10 +99,13 @@ fn one_process_two_tools(
     }
 }
 
-/// Servers that one user's MCP client starts have that user in common, and the launcher, which runs nothing but the command of the tool
-/// whose secrets it asks for.
-fn by_their_commands(tool: &ToolPolicy, other: &ToolPolicy) -> bool {
-    !tool.launch.command.is_empty() && !other.launch.command.is_empty()
+/// Servers that one user's MCP client starts have that user in common. The launcher keeps them apart: it hands a tool's secrets to that
+/// tool's command.
+fn both_launched(tool: &ToolPolicy, other: &ToolPolicy) -> bool {
+    let launched = |tool: &ToolPolicy| {
+        !tool.launch.command.is_empty() || tool.grants.values().any(|rule| rule.delivery.variable().is_some())
+    };
+    launched(tool) && launched(other)
 }
 
 /// What the kernel compares, without the names that configuration gave to numbers.

@@ -9,7 +9,7 @@ use super::{
 use crate::policy::Sandbox;
 
 pub(super) const KEYS: &[Key] = &[
-    key("read", "[\"/usr\", \"/lib\", \"/lib64\", \"/etc\"]"),
+    key("read", "[\"/srv/data\"]"),
     key("write", "[\"/var/lib/mcp-github\"]"),
     key("connect", "[443]"),
     key("unix-sockets", "false"),
@@ -34,13 +34,6 @@ pub(super) fn read(section: &Section<'_>) -> Sandbox {
         files: section.count("files", 1 << 30),
         cpu: section.duration("cpu"),
     };
-    if !section.has("read") {
-        section.error(
-            section.line,
-            format!("`read` is missing from {}: the program itself could not be read", section.title),
-            "read = [\"/usr\", \"/lib\", \"/lib64\", \"/etc\"], and where the program is",
-        );
-    }
     if sandbox.memory.is_some_and(|memory| memory < LEAST_MEMORY) {
         section.reject("memory", "is less than the 16 MiB of address space that any program needs");
     }

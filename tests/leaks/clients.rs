@@ -74,7 +74,7 @@ fn inspector_is_shown_a_key_by_direct_servers() {
 const GITLAB: &[&str] = &["get_file_contents", "--tool-arg", "project_id=a", "--tool-arg", "file_path=x"];
 
 #[test]
-#[ignore = "the launcher"]
+
 fn inspector_is_shown_a_placeholder_through_the_launcher() {
     let api = Reflecting::start();
     let Some((everything, gitlab)) = for_inspector(&api) else { return };
@@ -120,7 +120,7 @@ fn the_python_client_is_shown_a_key_by_direct_servers() {
 }
 
 #[test]
-#[ignore = "the launcher"]
+
 fn the_python_client_is_shown_a_placeholder_through_the_launcher() {
     for (server, mode, calls) in for_python().into_iter().flatten() {
         let (_, before, _) = python(&server, &Way::Direct, mode, &calls);
@@ -174,7 +174,7 @@ async fn rmcp_is_shown_a_key_by_direct_servers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the launcher"]
+
 async fn rmcp_is_shown_a_placeholder_through_the_launcher() {
     for (server, tool) in for_rust().into_iter().flatten() {
         let (host, told, said) = rust(&server, &Way::Wrapped, tool).await;

@@ -67,14 +67,14 @@ fn everything_shows_its_environment() {
 }
 
 #[test]
-#[ignore = "the launcher"]
+
 fn everything_is_clean_when_wrapped() {
     is_clean_when_wrapped(mcp::everything(), AWKWARD, &everything_turns());
 }
 
 /// The limit that documentation states: a key that the tool compressed is not recognised. No promise is broken, and none is made.
 #[test]
-#[ignore = "the launcher"]
+
 fn a_compressed_key_passes() {
     let Some(server) = mcp::everything() else { return };
     let data = format!("data:text/plain;base64,{}", base64(AWKWARD.as_bytes()));
@@ -111,7 +111,7 @@ fn gitlab_repeats_its_token_in_an_error() {
 }
 
 #[test]
-#[ignore = "the launcher"]
+
 fn gitlab_is_clean_when_wrapped() {
     let api = Reflecting::start();
     is_clean_when_wrapped(mcp::gitlab(&api.url), PLAIN, &gitlab_turns());
@@ -133,7 +133,7 @@ fn atlassian_logs_its_credentials_in_base64() {
 }
 
 #[test]
-#[ignore = "the launcher"]
+
 fn atlassian_is_clean_when_wrapped() {
     let api = Reflecting::start();
     is_clean_when_wrapped(mcp::atlassian(&api.url), PLAIN, &atlassian_turns());
@@ -162,7 +162,7 @@ fn a_key_in_two_halves_is_seen_whole() {
 }
 
 #[test]
-#[ignore = "the launcher"]
+
 fn a_python_server_is_clean_when_wrapped() {
     is_clean_when_wrapped(mcp::leaky(&["--banner"]), AWKWARD, &leaky_turns());
 }
@@ -188,7 +188,7 @@ fn a_stateless_server_leaks_in_results_and_errors() {
 }
 
 #[test]
-#[ignore = "the launcher"]
+
 fn a_stateless_server_is_clean_when_wrapped() {
     is_clean_when_wrapped(mcp::modern(), AWKWARD, &modern_turns());
 }
@@ -207,7 +207,7 @@ fn the_example_leaks_nothing_by_itself() {
 }
 
 #[test]
-#[ignore = "the launcher"]
+
 fn the_example_is_the_same_when_wrapped() {
     let turns = [call("forecast", json!({ "city": "Oslo" }), Then::Same), call("key_info", json!({}), Then::Same)];
     let (host, _daemon, server) = example();

@@ -41,9 +41,6 @@ pub struct FileReport {
     diffs: String,
     #[serde(skip)]
     next: Vec<String>,
-    /// `--config`, where it must be said.
-    #[serde(skip)]
-    option: String,
 }
 
 #[derive(Serialize)]
@@ -117,9 +114,7 @@ impl FileReport {
         let rotate = plan.values.iter().map(|(name, _)| name.to_string()).collect();
         let undo = undo.map(|path| path.display().to_string());
         let next = next(policy);
-        let usual = policy.main == default_config();
-        let option = if usual { String::new() } else { format!(" --config {}", policy.main.display()) };
-        Ok(Self { file, state, servers, writes, undo, commands: plan.commands.clone(), rotate, warnings, diffs, next, option })
+        Ok(Self { file, state, servers, writes, undo, commands: plan.commands.clone(), rotate, warnings, diffs, next })
     }
 
     pub fn adopts(&self) -> bool {
