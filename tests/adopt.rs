@@ -647,7 +647,6 @@ fn the_owner_of_the_file_is_who_runs_the_servers() {
 
 /// What is written is what the daemon's own loader takes.
 #[test]
-#[ignore = "needs the launch keys of the configuration"]
 fn the_daemon_takes_what_was_written() {
     let place = Place::new();
     fs::create_dir(place.path("etc")).unwrap();

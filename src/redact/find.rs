@@ -161,7 +161,7 @@ pub(super) struct Merged<'e> {
 
 /// Makes one of finds that overlap, and of pieces of one secret that touch.
 pub(super) fn union<'e>(mut found: Vec<Found<'e>>, named: &dyn Fn(&Found<'_>) -> bool) -> Vec<Merged<'e>> {
-    found.sort_by_key(|one| (one.range.start, Reverse(one.range.end)));
+    found.sort_by_key(|one| (one.range.start, Reverse(one.range.end), one.owner.id));
     let mut all: Vec<Merged<'e>> = Vec::new();
     for one in found {
         match all.last_mut() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{
-    Failure, default_config,
+    Failure,
     edit::diff,
     elsewhere,
     files::Target,
