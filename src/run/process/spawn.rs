@@ -11,8 +11,11 @@ use std::{
     ptr,
 };
 
-use super::region::{Reader, Region};
-use super::start::{Confinement, Start};
+use super::{
+    confine::{self, Confine},
+    region::{Reader, Region},
+    start::Start,
+};
 
 /// What did not work, for the message.
 const STEPS: [&str; 9] = [
@@ -33,7 +36,7 @@ const GROUP: i64 = 3;
 const TERMINAL: i64 = 4;
 pub(super) const DESCRIPTORS: i64 = 5;
 pub(super) const LIMITS: i64 = 6;
-const SANDBOX: i64 = 7;
+pub(super) const SANDBOX: i64 = 7;
 pub(super) const EXECUTE: i64 = 8;
 
 /// Says which step it was.
@@ -51,7 +54,7 @@ pub(super) struct Terminal {
 }
 
 /// Puts a start into the shared memory. The descriptors follow in the packet, in this order: 0, 1, 2, the user's terminal if
-/// there is one, those to keep, the Landlock ruleset.
+/// there is one, those to keep, those of the confinement.
 pub(super) fn pack(start: &Start, terminal: Option<Terminal>, region: &mut Region) -> io::Result<()> {
     region.wipe();
     region.put(terminal.is_some().into())?;
@@ -60,16 +63,7 @@ pub(super) fn pack(start: &Start, terminal: Option<Terminal>, region: &mut Regio
     region.put(terminal.foreground.into())?;
     region.put(start.keep.len() as u64)?;
     start.keep.iter().try_for_each(|fd| region.put(fd.as_raw_fd() as u64))?;
-    let none = Default::default();
-    let confinement = start.confinement.as_ref().unwrap_or(&none);
-    region.put(confinement.no_new_privileges.into())?;
-    region.put(confinement.landlock.is_some().into())?;
-    region.put_bytes(confinement.seccomp.as_flattened())?;
-    region.put(confinement.limits.len() as u64)?;
-    for (resource, limit) in &confinement.limits {
-        region.put((*resource).into())?;
-        region.put(*limit)?;
-    }
+    confine::pack(start.confinement.as_ref().unwrap_or(&Default::default()), region)?;
     region.put_bytes(start.program.as_bytes_with_nul())?;
     region.put(start.arguments.len() as u64)?;
     start.arguments.iter().try_for_each(|text| region.put_bytes(text.as_bytes_with_nul()))?;
@@ -91,14 +85,6 @@ struct Ready {
     environment: Vec<*const c_char>,
     /// Where the child leaves what went wrong.
     failed: Option<(i64, i32)>,
-}
-
-/// What is given up last, ready to use.
-pub(super) struct Confine {
-    limits: Vec<(u32, u64)>,
-    no_new_privileges: bool,
-    landlock: Option<RawFd>,
-    seccomp: Vec<libc::sock_filter>,
 }
 
 /// A tool that was started, and the user's terminal, where there is one to keep in order.
@@ -131,14 +117,11 @@ fn unpack(from: &mut Reader<'_>, descriptors: &mut [OwnedFd]) -> io::Result<Read
     let terminal = from.number()? == 1;
     let place = Terminal { at: from.descriptor()?, foreground: from.number()? == 1 };
     let keep = (0..from.number()?).map(|_| from.descriptor()).collect::<io::Result<Vec<_>>>()?;
-    let no_new_privileges = from.number()? == 1;
-    let has_ruleset = from.number()? == 1;
-    let seccomp = from.bytes()?.as_chunks().0.iter().map(instruction).collect();
-    let limits = (0..from.number()?).map(|_| Ok((from.number()? as u32, from.number()?))).collect::<io::Result<_>>()?;
+    let wanted = confine::unpack(from)?;
     let targets: Vec<RawFd> = (0..3).chain(keep).collect();
     let moves = out_of_the_way(&targets, terminal, descriptors)?;
-    let landlock = if has_ruleset { descriptors.last().map(AsRawFd::as_raw_fd) } else { None };
-    let confine = Confine { limits, no_new_privileges, landlock, seccomp };
+    let used = moves.len() + usize::from(terminal);
+    let confine = Confine::new(wanted, descriptors.iter().skip(used).map(AsRawFd::as_raw_fd));
     let program = text(from)?;
     let arguments = texts(from)?;
     let environment = texts(from)?;
@@ -158,11 +141,6 @@ fn out_of_the_way(targets: &[RawFd], terminal: bool, descriptors: &mut [OwnedFd]
     let sources = descriptors.iter().enumerate().filter(|(at, _)| !users_terminal.contains(at)).map(|(_, fd)| fd.as_raw_fd());
     let moves: Vec<_> = sources.zip(targets.iter().copied()).collect();
     if moves.len() == targets.len() { Ok(moves) } else { Err(io::ErrorKind::InvalidData.into()) }
-}
-
-fn instruction(bytes: &[u8; 8]) -> libc::sock_filter {
-    let [a, b, jt, jf, k @ ..] = *bytes;
-    libc::sock_filter { code: u16::from_ne_bytes([a, b]), jt, jf, k: u32::from_ne_bytes(k) }
 }
 
 fn texts(from: &mut Reader<'_>) -> io::Result<Vec<*const c_char>> {
@@ -210,7 +188,6 @@ extern "C" fn child(ready: *mut c_void) -> c_int {
 }
 
 fn become_tool(ready: &Ready) -> Result<std::convert::Infallible, i64> {
-    tie(ready)?;
     group(ready)?;
     for (from, to) in &ready.moves {
         // SAFETY: numbers.
@@ -218,6 +195,9 @@ fn become_tool(ready: &Ready) -> Result<std::convert::Infallible, i64> {
     }
     default_signals();
     ready.confine.enter()?;
+    // After what changes its credentials, since that unties it; and before the filter, which may not know of it.
+    tie(ready)?;
+    ready.confine.filter()?;
     execute(ready.program, &ready.arguments, &ready.script, &ready.environment);
     Err(EXECUTE)
 }
@@ -251,42 +231,6 @@ fn group(ready: &Ready) -> Result<(), i64> {
     check(unsafe { libc::tcsetpgrp(terminal, libc::getpid()) }, TERMINAL)
 }
 
-impl Confine {
-    pub fn new(wanted: &Confinement) -> Self {
-        Self {
-            limits: wanted.limits.clone(),
-            no_new_privileges: wanted.no_new_privileges,
-            landlock: wanted.landlock.as_ref().map(AsRawFd::as_raw_fd),
-            seccomp: wanted.seccomp.iter().map(instruction).collect(),
-        }
-    }
-
-    /// System calls only, the strictest last. The error is the step.
-    pub fn enter(&self) -> Result<(), i64> {
-        for (resource, limit) in &self.limits {
-            let limit = libc::rlimit { rlim_cur: *limit, rlim_max: *limit };
-            // SAFETY: a limit to read.
-            check(unsafe { libc::setrlimit(*resource as _, &limit) }, LIMITS)?;
-        }
-        if self.no_new_privileges {
-            // SAFETY: numbers.
-            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, SANDBOX)?;
-        }
-        if let Some(ruleset) = self.landlock {
-            // SAFETY: numbers.
-            check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } as i32, SANDBOX)?;
-        }
-        if self.seccomp.is_empty() { Ok(()) } else { self.filter() }
-    }
-
-    fn filter(&self) -> Result<(), i64> {
-        let program = libc::sock_fprog { len: self.seccomp.len() as u16, filter: self.seccomp.as_ptr().cast_mut() };
-        // SAFETY: the filter is as long as `len` says, and is only read.
-        let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
-        check(answer as i32, SANDBOX)
-    }
-}
-
 /// Executes the program; returns if that failed, with the reason in errno. The arrays end with null pointers.
 pub(super) fn execute(
     program: *const c_char,
@@ -302,6 +246,6 @@ pub(super) fn execute(
     }
 }
 
-fn check(answer: c_int, step: i64) -> Result<(), i64> {
+pub(super) fn check(answer: c_int, step: i64) -> Result<(), i64> {
     if answer < 0 { Err(step) } else { Ok(()) }
 }
