@@ -233,8 +233,8 @@ fn the_guardian_holds_no_secret_and_cannot_be_inspected() {
     let guardian = guardian_of(&child);
     assert!(fs::read_to_string(format!("/proc/{guardian}/comm")).unwrap().starts_with("valetkey-guard"));
     // A variable that came after the guardian was made, as a secret does.
-    assert_eq!(memory_holds(tool, b"VERSION=0"), Some(true), "the search finds it where it is");
-    match memory_holds(guardian, b"VERSION=0") {
+    assert_eq!(memory_holds(tool, b"\0VERSION=0\0"), Some(true), "the search finds it where it is");
+    match memory_holds(guardian, b"\0VERSION=0\0") {
         Some(found) => assert!(!found && rustix::process::geteuid().is_root()),
         None => assert!(!rustix::process::geteuid().is_root()),
     }
