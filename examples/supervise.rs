@@ -1,7 +1,7 @@
 //! Starts a program as `valetkey run` does, without a broker and with a filter that changes nothing. For tests and benchmarks of
 //! the process half alone.
 //!
-//!     supervise [--relay-input] [--stay] [--replace] [--stop-at TEXT] [--restart-file FILE] -- PROGRAM ARGS...
+//!     supervise [--relay-input] [--stay] [--replace] [--confined] [--stop-at TEXT] [--restart-file FILE] -- PROGRAM ARGS...
 
 use std::{
     env,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use valetkey::run::process::{
-    self, Channel, Confinement, Event, Filter, Guardian, NotStarted, Signals, Start, Variable, Verdict, find,
+    self, Channel, Confinement, Event, Filter, Guardian, Limit, NotStarted, Signals, Start, Variable, Verdict, find,
 };
 
 /// Passes everything, unless it holds a word that it was told of.
@@ -36,6 +36,7 @@ struct Asked {
     relay_input: bool,
     stay: bool,
     replace: bool,
+    confined: bool,
     stop_at: Option<OsString>,
     /// A file; each time that it appears the tool is restarted, and the file removed.
     restart_file: Option<OsString>,
@@ -100,10 +101,22 @@ fn start(asked: &Asked, version: u32) -> Result<Start, NotStarted> {
         arguments: asked.command.iter().map(|text| CString::new(text.clone().into_vec()).unwrap()).collect(),
         environment: environment.chain(version).collect(),
         keep: Vec::new(),
-        confinement: env::var_os("CONFINE").map(|_| Confinement { no_new_privileges: true, ..Confinement::default() }),
+        confinement: asked.confined.then(confinement),
         relay_input: asked.relay_input,
         ends_with_input: !asked.stay,
     })
+}
+
+/// Some of each kind: a limit, no capabilities, and a seccomp filter that allows everything.
+fn confinement() -> Confinement {
+    let allow = [6, 0, 0, 0, 0, 0, 0xff, 0x7f];
+    Confinement {
+        no_new_privileges: true,
+        no_capabilities: true,
+        seccomp: vec![allow],
+        limits: vec![Limit { resource: 7, soft: 99, hard: 100 }],
+        ..Confinement::default()
+    }
 }
 
 fn parse() -> Asked {
@@ -112,6 +125,7 @@ fn parse() -> Asked {
         match argument.to_str() {
             Some("--relay-input") => asked.relay_input = true,
             Some("--stay") => asked.stay = true,
+            Some("--confined") => asked.confined = true,
             Some("--replace") => asked.replace = true,
             Some("--stop-at") => asked.stop_at = arguments.next(),
             Some("--restart-file") => asked.restart_file = arguments.next(),

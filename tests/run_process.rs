@@ -3,10 +3,10 @@
 #[path = "support/process.rs"]
 #[expect(dead_code, reason = "shared with tests that need other parts")]
 mod process;
-#[path = "run_process/terminal.rs"]
-mod terminal;
 #[path = "run_process/restart.rs"]
 mod restart;
+#[path = "run_process/terminal.rs"]
+mod terminal;
 #[path = "run_process/trees.rs"]
 mod trees;
 
@@ -102,7 +102,10 @@ fn what_cannot_be_run_is_said() {
         (out.status.code(), text(&out.stderr).to_owned())
     };
     let (code, said) = run("/no/such/program");
-    assert_eq!((code, said.as_str()), (Some(127), "supervise: cannot run /no/such/program: No such file or directory (os error 2)\n"));
+    assert_eq!(
+        (code, said.as_str()),
+        (Some(127), "supervise: cannot run /no/such/program: No such file or directory (os error 2)\n")
+    );
     assert_eq!(run("no-such-program").0, Some(127));
     let (code, said) = run("/etc/passwd");
     assert_eq!(code, Some(126), "{said}");
@@ -225,7 +228,8 @@ fn sockets_do_as_well_as_pipes() {
 #[test]
 fn each_signal_is_forwarded() {
     // The kernel's numbers, real-time ones too; what a shell can trap.
-    let signals: Vec<i32> = [1, 2, 3, 6, 10, 12, 14, 15, 16, 18, 20, 23, 24, 25, 26, 27, 28, 29, 30, libc::SIGRTMIN(), libc::SIGRTMAX()].into();
+    let signals: Vec<i32> =
+        [1, 2, 3, 6, 10, 12, 14, 15, 16, 18, 20, 23, 24, 25, 26, 27, 28, 29, 30, libc::SIGRTMIN(), libc::SIGRTMAX()].into();
     let script = "import signal,sys\nfor n in map(int, sys.argv[1:]): signal.signal(n, lambda n, f: print(n, flush=True))\nprint('ready', flush=True)\nwhile True: signal.pause()";
     let mut command = launcher(&[]);
     command.args(["python3", "-c", script]).args(signals.iter().map(i32::to_string));
@@ -243,7 +247,9 @@ fn each_signal_is_forwarded() {
 
 #[test]
 fn the_tool_starts_with_default_signals_in_a_group_of_its_own_without_core_dumps() {
-    let mut command = sh("grep -E '^Sig(Blk|Ign)' /proc/self/status; cut -d' ' -f5 /proc/$$/stat; echo $$; ulimit -Hc; ls -l /proc/self/fd | wc -l");
+    let mut command = sh(
+        "grep -E '^Sig(Blk|Ign)' /proc/self/status; cut -d' ' -f5 /proc/$$/stat; echo $$; ulimit -Hc; ls -l /proc/self/fd | wc -l",
+    );
     // SAFETY: a system call that is safe after fork.
     unsafe {
         command.pre_exec(|| {
@@ -262,7 +268,8 @@ fn the_tool_starts_with_default_signals_in_a_group_of_its_own_without_core_dumps
 
 #[test]
 fn a_tool_that_is_stopped_stops_the_launcher_and_both_go_on() {
-    let state = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit(')').next().unwrap().chars().nth(1);
+    let state =
+        |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit(')').next().unwrap().chars().nth(1);
     let mut child = piped(sh("echo $$; read a; echo $a"));
     let tool: u32 = line(&mut child).parse().unwrap();
     signal(&child, libc::SIGTSTP);
@@ -289,4 +296,15 @@ fn without_a_relay_the_launcher_becomes_the_tool() {
     assert_eq!(ignored & 0x7fff_ffff, 0, "{ignored:x}");
     assert_eq!(line(&mut child), "0");
     assert_eq!(end(&mut child).0.signal(), Some(15));
+}
+
+#[test]
+fn what_a_tool_is_to_give_up_is_given_up_before_it_runs() {
+    for how in [&["--confined"][..], &["--confined", "--replace"]] {
+        let out =
+            output(sh_with(how, "ulimit -Sn; ulimit -Hn; grep -E '^(NoNewPrivs|Seccomp|CapEff|CapBnd):' /proc/self/status"));
+        let (said, none) = (text(&out.stdout).replace('\t', " "), "0000000000000000");
+        let dropped = format!("99\n100\nCapEff: {none}\n");
+        assert!(said.starts_with(&dropped) && said.ends_with("NoNewPrivs: 1\nSeccomp: 2\n"), "{said}");
+    }
 }

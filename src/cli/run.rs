@@ -26,12 +26,15 @@ pub struct Args {
     /// Pass the whole environment on, not the short list
     #[arg(long)]
     inherit: bool,
+    /// Let it go on after its input has ended. An MCP server is to end then, and has a second and a half
+    #[arg(long)]
+    keep_running: bool,
     /// The daemon's tools socket [default: /run/valetkey/tools.sock, or ~/.local/state/valetkey/run/tools.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
 }
 
 pub fn run(args: Args) -> ExitCode {
-    let Args { tool, command, inherit, socket } = args;
-    run::launch(Arguments { tool, command, socket, inherit })
+    let Args { tool, command, inherit, keep_running, socket } = args;
+    run::launch(Arguments { tool, command, socket, inherit, keep_running })
 }

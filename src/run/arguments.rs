@@ -12,26 +12,29 @@ pub struct Arguments {
     pub socket: Option<PathBuf>,
     /// Pass the whole environment on.
     pub inherit: bool,
+    /// Let the tool go on after its input has ended: it is no MCP server.
+    pub keep_running: bool,
 }
 
-/// Reads `run [--socket PATH] [--inherit] TOOL [-- CMD ARGS...]`, without the program's name. `None`: it is something else.
+/// Reads `run [--socket PATH] [--inherit] [--keep-running] TOOL [-- CMD ARGS...]`, without the program's name. `None`: it is something else.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Option<Arguments> {
     let mut arguments = arguments.into_iter();
     if arguments.next()? != "run" {
         return None;
     }
-    let (mut tool, mut socket, mut inherit) = (None, None, false);
+    let (mut tool, mut socket, mut inherit, mut keep_running) = (None, None, false, false);
     while let Some(argument) = arguments.next() {
         match argument.to_str() {
             Some("--") => break,
             Some("--inherit") => inherit = true,
+            Some("--keep-running") => keep_running = true,
             Some("--socket") => socket = Some(arguments.next()?.into()),
             Some(text) if text.starts_with("--socket=") => socket = Some(text["--socket=".len()..].into()),
             Some(text) if !text.starts_with('-') && tool.is_none() => tool = Some(text.to_owned()),
             _ => return None,
         }
     }
-    Some(Arguments { tool: tool?, command: arguments.collect(), socket, inherit })
+    Some(Arguments { tool: tool?, command: arguments.collect(), socket, inherit, keep_running })
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use std::{os::fd::BorrowedFd, path::Path};
 
 use rustix::io::Errno;
 
-use super::process::Namespaces;
+use super::process::Confinement;
 use crate::proto::v1::{self, delivered::To};
 use descriptor::Descriptor;
 pub use error::Error;
@@ -97,9 +97,9 @@ impl Delivery {
         })
     }
 
-    /// Where the files are, for a process that enters it by itself.
-    pub fn namespaces(&self) -> std::io::Result<Option<Namespaces>> {
-        self.files.as_ref().map(Namespace::spaces).transpose()
+    /// Has the tool go where its files are.
+    pub fn confine(&self, confinement: &mut Confinement) -> std::io::Result<()> {
+        self.files.as_ref().map_or(Ok(()), |files| files.confine(confinement))
     }
 
     /// The directory with the files, for a sandbox to allow.

@@ -23,6 +23,7 @@
 //!
 //! The tool's own process group, no core dumps, and what [`Confinement`] says are in force before it runs.
 
+mod confine;
 mod ends;
 mod events;
 mod failure;
@@ -49,5 +50,5 @@ pub use find::find;
 pub use guardian::Guardian;
 pub use replace::replace;
 pub use signals::Signals;
-pub use start::{Confinement, Namespaces, Start, Variable};
+pub use start::{Confinement, Limit, Start, Variable};
 pub use supervise::supervise;

@@ -97,12 +97,12 @@ impl Sandbox {
             [a, b, one.jt, one.jf, c, d, e, f]
         };
         Ok(Confinement {
-            namespaces: None,
-            drop_capabilities: true,
+            no_capabilities: true,
             no_new_privileges: true,
             landlock: Some(self.ruleset.try_clone()?),
             seccomp: self.filter.iter().map(instruction).collect(),
-            limits: self.limits.numbers().collect(),
+            limits: self.limits.list().collect(),
+            ..Confinement::default()
         })
     }
 

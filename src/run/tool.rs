@@ -28,6 +28,7 @@ use crate::{
 pub struct Tool {
     plan: LaunchPlan,
     inherit: bool,
+    keep_running: bool,
     /// By name: what the tool has, or will have when it is started next.
     secrets: Mutex<BTreeMap<String, Secret>>,
     /// The same over all restarts.
@@ -37,14 +38,14 @@ pub struct Tool {
 
 impl Tool {
     /// Makes everything ready that needs no value, before there is one in this process. What this host cannot give is said here.
-    pub fn prepare(plan: LaunchPlan, inherit: bool) -> Result<Self, Failure> {
+    pub fn prepare(plan: LaunchPlan, inherit: bool, keep_running: bool) -> Result<Self, Failure> {
         let rewritable = plan.on_rotation() != OnRotation::NotifyOnly;
         let delivery = Delivery::prepare(&plan.secrets, rewritable, session::home().as_deref())?;
         let sandbox = plan.sandbox.as_ref().map(Sandbox::prepare).transpose()?;
         if let (Some(sandbox), Some(directory)) = (&sandbox, delivery.directory()) {
             sandbox.also_read(directory).map_err(io::Error::from)?;
         }
-        Ok(Self { inherit: inherit || plan.inherit, plan, secrets: Mutex::default(), delivery, sandbox })
+        Ok(Self { inherit: inherit || plan.inherit, plan, keep_running, secrets: Mutex::default(), delivery, sandbox })
     }
 
     pub fn plan(&self) -> &LaunchPlan {
@@ -85,7 +86,7 @@ impl Tool {
             keep,
             confinement: self.confinement()?,
             relay_input: self.plan.redact && self.plan.on_rotation() == OnRotation::Restart,
-            ends_with_input: self.plan.redact,
+            ends_with_input: !self.keep_running,
         })
     }
 
@@ -99,11 +100,9 @@ impl Tool {
     }
 
     fn confinement(&self) -> io::Result<Option<Confinement>> {
-        let namespaces = self.delivery.namespaces()?;
-        match &self.sandbox {
-            Some(sandbox) => Ok(Some(Confinement { namespaces, ..sandbox.confinement()? })),
-            None => Ok(namespaces.map(|namespaces| Confinement { namespaces: Some(namespaces), ..Confinement::default() })),
-        }
+        let mut confinement = self.sandbox.as_ref().map(Sandbox::confinement).transpose()?.unwrap_or_default();
+        self.delivery.confine(&mut confinement)?;
+        Ok(Some(confinement))
     }
 
     fn secrets(&self) -> MutexGuard<'_, BTreeMap<String, Secret>> {

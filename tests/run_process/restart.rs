@@ -131,7 +131,8 @@ fn a_request_that_takes_too_long_is_answered_with_an_error() {
 
 #[test]
 fn a_server_without_an_opening_is_just_restarted() {
-    let mut session = Session::start(&SERVER.replace("opened = os.environ[\"VERSION\"], False", "opened = os.environ[\"VERSION\"], True"));
+    let mut session =
+        Session::start(&SERVER.replace("opened = os.environ[\"VERSION\"], False", "opened = os.environ[\"VERSION\"], True"));
     assert_eq!(session.call(1, "which")["result"], "0");
     session.restart(1);
     let mut id = 1;

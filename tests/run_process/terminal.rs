@@ -1,9 +1,6 @@
 //! A tool in a terminal, and a shell's job control over it. The terminals are real, and so is the shell.
 
-use std::{
-    io,
-    os::fd::OwnedFd,
-};
+use std::{io, os::fd::OwnedFd};
 
 use rustix::{
     fs::OFlags,

@@ -38,7 +38,9 @@ impl Descriptor {
         format!("/proc/self/fd/{}", self.theirs.as_raw_fd())
     }
 
+    /// From its start, for whoever reads it as a descriptor: the tool before may have.
     pub(super) fn of_the_tool(&self) -> BorrowedFd<'_> {
+        let _ = fs::seek(&self.theirs, SeekFrom::Start(0));
         self.theirs.as_fd()
     }
 

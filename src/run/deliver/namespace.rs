@@ -27,7 +27,7 @@ use super::{
 };
 use crate::run::{
     privileges::{checked, drop_capabilities},
-    process::Namespaces,
+    process::Confinement,
 };
 
 pub(super) struct Namespace {
@@ -67,9 +67,12 @@ impl Namespace {
         self.directory.as_fd()
     }
 
-    pub(super) fn spaces(&self) -> std::io::Result<Namespaces> {
-        let user = self.user.as_ref().map(OwnedFd::try_clone).transpose()?;
-        Ok(Namespaces { user, mount: self.mount.try_clone()?, directory: self.working_directory.clone() })
+    /// The same as data, for a process that enters it by itself.
+    pub(super) fn confine(&self, confinement: &mut Confinement) -> std::io::Result<()> {
+        confinement.user_namespace = self.user.as_ref().map(OwnedFd::try_clone).transpose()?;
+        confinement.mount_namespace = Some(self.mount.try_clone()?);
+        confinement.directory.clone_from(&self.working_directory);
+        Ok(())
     }
 
     pub(super) fn path_of(&self, name: &str) -> Result<String, Error> {

@@ -13,10 +13,11 @@ use rustix::{
 };
 
 use super::{
+    confine,
     guard::guard,
     region::Region,
     spawn::{self, Terminal},
-    start::{Confinement, Start},
+    start::Start,
     tree,
     wire::{Order, Report, Sent, To},
 };
@@ -54,12 +55,17 @@ impl Guardian {
     }
 
     /// Has it start the tool, with these descriptors as 0, 1 and 2. The answer comes as a report.
-    pub(super) fn start(&mut self, start: &Start, standard: [BorrowedFd<'_>; 3], terminal: Option<(Terminal, BorrowedFd<'_>)>) -> io::Result<()> {
+    pub(super) fn start(
+        &mut self,
+        start: &Start,
+        standard: [BorrowedFd<'_>; 3],
+        terminal: Option<(Terminal, BorrowedFd<'_>)>,
+    ) -> io::Result<()> {
         spawn::pack(start, terminal.map(|(terminal, _)| terminal), &mut self.region)?;
         let mut descriptors = standard.to_vec();
         descriptors.extend(terminal.map(|(_, users)| users));
         descriptors.extend(start.keep.iter().map(|(fd, _)| fd.as_fd()));
-        descriptors.extend(start.confinement.iter().flat_map(Confinement::descriptors));
+        descriptors.extend(start.confinement.iter().flat_map(confine::descriptors));
         Order::Start(self.region.used()).send(&self.orders, &descriptors)
     }
 

@@ -6,7 +6,8 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use super::{
     NotStarted, Signals, Start, Variable,
-    spawn::{self, Confine},
+    confine::{self, Confine, Wanted},
+    spawn,
 };
 
 /// Replaces this process by the tool: the same process number, and nothing of the launcher remains, no guardian either. Returns
@@ -22,10 +23,11 @@ pub fn replace(start: &Start, signals: Option<Signals>) -> NotStarted {
     let arguments: Vec<_> = pointers(start.arguments.iter().map(|text| text.as_c_str()));
     let environment: Vec<_> = pointers(start.environment.iter().map(Variable::as_c_str));
     let none = Default::default();
-    let confine = Confine::new(start.confinement.as_ref().unwrap_or(&none));
+    let wanted = start.confinement.as_ref().unwrap_or(&none);
+    let confine = Confine::new(Wanted::of(wanted), confine::descriptors(wanted).map(|fd| fd.as_raw_fd()));
     drop(signals);
     spawn::default_signals();
-    if let Err(step) = confine.enter() {
+    if let Err(step) = confine.enter().and_then(|()| confine.filter()) {
         return failed((step, io::Error::last_os_error()));
     }
     spawn::execute(start.program.as_ptr(), &arguments, &script(start), &environment);

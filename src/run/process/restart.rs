@@ -12,9 +12,15 @@ const UNDER_WAY: Duration = Duration::from_secs(5);
 pub(super) enum Restart {
     None,
     /// Not before `after`, so that what comes together is one; and then when nothing is under way, or at `by`.
-    Asked { next: Box<Start>, after: Instant, by: Instant },
+    Asked {
+        next: Box<Start>,
+        after: Instant,
+        by: Instant,
+    },
     /// The old tool is on its way out.
-    Ending { next: Box<Start> },
+    Ending {
+        next: Box<Start>,
+    },
     /// The new tool is there, or almost, and has not been told yet what it must know.
     Starting,
 }

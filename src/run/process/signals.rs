@@ -10,16 +10,8 @@ use std::{
 use rustix::process::Signal;
 
 /// What the processor raises must hit at once, and the last two cannot be held.
-const NOT_HELD: [i32; 8] = [
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGFPE,
-    libc::SIGILL,
-    libc::SIGTRAP,
-    libc::SIGSYS,
-    libc::SIGKILL,
-    libc::SIGSTOP,
-];
+const NOT_HELD: [i32; 8] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS, libc::SIGKILL, libc::SIGSTOP];
 
 /// All signals that can be held, held for [`super::supervise`]. Threads that are started afterwards inherit it. When it is
 /// dropped, what was pending is delivered.

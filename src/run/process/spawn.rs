@@ -11,12 +11,14 @@ use std::{
     ptr,
 };
 
-use super::region::{Reader, Region};
-use super::start::{Confinement, Start};
-use crate::run::privileges;
+use super::{
+    confine::{self, Confine},
+    region::{Reader, Region},
+    start::Start,
+};
 
 /// What did not work, for the message.
-const STEPS: [&str; 10] = [
+const STEPS: [&str; 9] = [
     "take what is to be started",
     "make a process",
     "tie the process to its guardian",
@@ -26,7 +28,6 @@ const STEPS: [&str; 10] = [
     "limit resources",
     "enter the sandbox",
     "execute the program",
-    "go where its files are",
 ];
 pub(super) const PREPARE: i64 = 0;
 const FORK: i64 = 1;
@@ -35,9 +36,8 @@ const GROUP: i64 = 3;
 const TERMINAL: i64 = 4;
 pub(super) const DESCRIPTORS: i64 = 5;
 pub(super) const LIMITS: i64 = 6;
-const SANDBOX: i64 = 7;
+pub(super) const SANDBOX: i64 = 7;
 pub(super) const EXECUTE: i64 = 8;
-const FILES: i64 = 9;
 
 /// Says which step it was.
 pub(super) fn step(step: i64) -> &'static str {
@@ -63,22 +63,7 @@ pub(super) fn pack(start: &Start, terminal: Option<Terminal>, region: &mut Regio
     region.put(terminal.foreground.into())?;
     region.put(start.keep.len() as u64)?;
     start.keep.iter().try_for_each(|(_, number)| region.put(*number as u64))?;
-    let none = Default::default();
-    let confinement = start.confinement.as_ref().unwrap_or(&none);
-    let spaces = confinement.namespaces.as_ref();
-    region.put(spaces.is_some().into())?;
-    region.put(spaces.is_some_and(|spaces| spaces.user.is_some()).into())?;
-    region.put_bytes(spaces.map_or(c"", |spaces| &spaces.directory).to_bytes_with_nul())?;
-    region.put(confinement.drop_capabilities.into())?;
-    region.put(confinement.no_new_privileges.into())?;
-    region.put(confinement.landlock.is_some().into())?;
-    region.put_bytes(confinement.seccomp.as_flattened())?;
-    region.put(confinement.limits.len() as u64)?;
-    for (resource, soft, hard) in &confinement.limits {
-        region.put((*resource).into())?;
-        region.put(*soft)?;
-        region.put(*hard)?;
-    }
+    confine::pack(start.confinement.as_ref().unwrap_or(&Default::default()), region)?;
     region.put_bytes(start.program.as_bytes_with_nul())?;
     region.put(start.arguments.len() as u64)?;
     start.arguments.iter().try_for_each(|text| region.put_bytes(text.as_bytes_with_nul()))?;
@@ -100,18 +85,6 @@ struct Ready {
     environment: Vec<*const c_char>,
     /// Where the child leaves what went wrong.
     failed: Option<(i64, i32)>,
-}
-
-/// What is given up last, ready to use.
-pub(super) struct Confine {
-    user_namespace: Option<RawFd>,
-    mount_namespace: Option<RawFd>,
-    directory: *const c_char,
-    drop_capabilities: bool,
-    limits: Vec<(u32, u64, u64)>,
-    no_new_privileges: bool,
-    landlock: Option<RawFd>,
-    seccomp: Vec<libc::sock_filter>,
 }
 
 /// A tool that was started, and the user's terminal, where there is one to keep in order.
@@ -144,28 +117,11 @@ fn unpack(from: &mut Reader<'_>, descriptors: &mut [OwnedFd]) -> io::Result<Read
     let terminal = from.number()? == 1;
     let place = Terminal { at: from.descriptor()?, foreground: from.number()? == 1 };
     let keep = (0..from.number()?).map(|_| from.descriptor()).collect::<io::Result<Vec<_>>>()?;
-    let (has_mount, has_user) = (from.number()? == 1, from.number()? == 1);
-    let directory = text(from)?;
-    let drop_capabilities = from.number()? == 1;
-    let no_new_privileges = from.number()? == 1;
-    let has_ruleset = from.number()? == 1;
-    let seccomp = from.bytes()?.as_chunks().0.iter().map(instruction).collect();
-    let limits = (0..from.number()?).map(|_| Ok((from.number()? as u32, from.number()?, from.number()?))).collect::<io::Result<_>>()?;
+    let wanted = confine::unpack(from)?;
     let targets: Vec<RawFd> = (0..3).chain(keep).collect();
     let moves = out_of_the_way(&targets, terminal, descriptors)?;
-    let mut last = descriptors.iter().rev().map(AsRawFd::as_raw_fd);
-    let mut take = |wanted: bool| if wanted { last.next() } else { None };
-    let (landlock, mount_namespace, user_namespace) = (take(has_ruleset), take(has_mount), take(has_user));
-    let confine = Confine {
-        user_namespace,
-        mount_namespace,
-        directory,
-        drop_capabilities,
-        limits,
-        no_new_privileges,
-        landlock,
-        seccomp,
-    };
+    let used = moves.len() + usize::from(terminal);
+    let confine = Confine::new(wanted, descriptors.iter().skip(used).map(AsRawFd::as_raw_fd));
     let program = text(from)?;
     let arguments = texts(from)?;
     let environment = texts(from)?;
@@ -185,11 +141,6 @@ fn out_of_the_way(targets: &[RawFd], terminal: bool, descriptors: &mut [OwnedFd]
     let sources = descriptors.iter().enumerate().filter(|(at, _)| !users_terminal.contains(at)).map(|(_, fd)| fd.as_raw_fd());
     let moves: Vec<_> = sources.zip(targets.iter().copied()).collect();
     if moves.len() == targets.len() { Ok(moves) } else { Err(io::ErrorKind::InvalidData.into()) }
-}
-
-fn instruction(bytes: &[u8; 8]) -> libc::sock_filter {
-    let [a, b, jt, jf, k @ ..] = *bytes;
-    libc::sock_filter { code: u16::from_ne_bytes([a, b]), jt, jf, k: u32::from_ne_bytes(k) }
 }
 
 fn texts(from: &mut Reader<'_>) -> io::Result<Vec<*const c_char>> {
@@ -237,7 +188,6 @@ extern "C" fn child(ready: *mut c_void) -> c_int {
 }
 
 fn become_tool(ready: &Ready) -> Result<std::convert::Infallible, i64> {
-    tie(ready)?;
     group(ready)?;
     for (from, to) in &ready.moves {
         // SAFETY: numbers.
@@ -245,8 +195,9 @@ fn become_tool(ready: &Ready) -> Result<std::convert::Infallible, i64> {
     }
     default_signals();
     ready.confine.enter()?;
-    // Whoever gives up capabilities is no longer tied.
+    // After what changes its credentials, since that unties it; and before the filter, which may not know of it.
     tie(ready)?;
+    ready.confine.filter()?;
     execute(ready.program, &ready.arguments, &ready.script, &ready.environment);
     Err(EXECUTE)
 }
@@ -280,63 +231,6 @@ fn group(ready: &Ready) -> Result<(), i64> {
     check(unsafe { libc::tcsetpgrp(terminal, libc::getpid()) }, TERMINAL)
 }
 
-impl Confine {
-    pub fn new(wanted: &Confinement) -> Self {
-        let spaces = wanted.namespaces.as_ref();
-        Self {
-            user_namespace: spaces.and_then(|spaces| spaces.user.as_ref()).map(AsRawFd::as_raw_fd),
-            mount_namespace: spaces.map(|spaces| spaces.mount.as_raw_fd()),
-            directory: spaces.map_or(c"", |spaces| &spaces.directory).as_ptr(),
-            drop_capabilities: wanted.drop_capabilities,
-            limits: wanted.limits.clone(),
-            no_new_privileges: wanted.no_new_privileges,
-            landlock: wanted.landlock.as_ref().map(AsRawFd::as_raw_fd),
-            seccomp: wanted.seccomp.iter().map(instruction).collect(),
-        }
-    }
-
-    /// System calls only, the strictest last. The error is the step.
-    pub fn enter(&self) -> Result<(), i64> {
-        self.enter_namespaces()?;
-        for (resource, soft, hard) in &self.limits {
-            let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
-            // SAFETY: a limit to read.
-            check(unsafe { libc::setrlimit(*resource as _, &limit) }, LIMITS)?;
-        }
-        if self.no_new_privileges {
-            // SAFETY: numbers.
-            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, SANDBOX)?;
-        }
-        if self.drop_capabilities || self.user_namespace.is_some() {
-            privileges::drop_capabilities().map_err(|_| SANDBOX)?;
-        }
-        if let Some(ruleset) = self.landlock {
-            // SAFETY: numbers.
-            check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } as i32, SANDBOX)?;
-        }
-        if self.seccomp.is_empty() { Ok(()) } else { self.filter() }
-    }
-
-    fn enter_namespaces(&self) -> Result<(), i64> {
-        let Some(mount) = self.mount_namespace else { return Ok(()) };
-        if let Some(user) = self.user_namespace {
-            // SAFETY: numbers.
-            check(unsafe { libc::setns(user, libc::CLONE_NEWUSER) }, FILES)?;
-        }
-        // SAFETY: numbers.
-        check(unsafe { libc::setns(mount, libc::CLONE_NEWNS) }, FILES)?;
-        // SAFETY: a text that ends with a zero.
-        check(unsafe { libc::chdir(self.directory) }, FILES)
-    }
-
-    fn filter(&self) -> Result<(), i64> {
-        let program = libc::sock_fprog { len: self.seccomp.len() as u16, filter: self.seccomp.as_ptr().cast_mut() };
-        // SAFETY: the filter is as long as `len` says, and is only read.
-        let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
-        check(answer as i32, SANDBOX)
-    }
-}
-
 /// Executes the program; returns if that failed, with the reason in errno. The arrays end with null pointers.
 pub(super) fn execute(
     program: *const c_char,
@@ -352,6 +246,6 @@ pub(super) fn execute(
     }
 }
 
-fn check(answer: c_int, step: i64) -> Result<(), i64> {
+pub(super) fn check(answer: c_int, step: i64) -> Result<(), i64> {
     if answer < 0 { Err(step) } else { Ok(()) }
 }

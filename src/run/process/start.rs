@@ -3,7 +3,7 @@
 use std::{
     ffi::{CStr, CString},
     fmt,
-    os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{OwnedFd, RawFd},
 };
 
 use zeroize::Zeroizing;
@@ -30,35 +30,29 @@ pub struct Start {
 /// applies it is the guardian's child, and the guardian was made before anything was known about the tool.
 #[derive(Default)]
 pub struct Confinement {
-    /// Where its files are, entered first.
-    pub namespaces: Option<Namespaces>,
-    /// All of them, from all five sets (capabilities(7)).
-    pub drop_capabilities: bool,
-    /// PR_SET_NO_NEW_PRIVS(2const). The next two need it, unless the launcher is privileged.
+    /// PR_SET_NO_NEW_PRIVS(2const). Landlock and seccomp need it, unless the launcher is privileged.
     pub no_new_privileges: bool,
+    /// None in any set, also for root.
+    pub no_capabilities: bool,
     /// A Landlock ruleset, for landlock_restrict_self(2).
     pub landlock: Option<OwnedFd>,
+    /// A user namespace to enter first. All capabilities that this gives are dropped.
+    pub user_namespace: Option<OwnedFd>,
+    /// A mount namespace to enter then, and the working directory in it.
+    pub mount_namespace: Option<OwnedFd>,
+    pub directory: CString,
     /// A seccomp filter: `struct sock_filter` after `struct sock_filter`, eight bytes each, as seccomp(2) takes them.
     pub seccomp: Vec<[u8; 8]>,
-    /// `RLIMIT_*` and the new limit, soft and hard. See setrlimit(2).
-    pub limits: Vec<(u32, u64, u64)>,
+    pub limits: Vec<Limit>,
 }
 
-/// Namespaces that were made already, for setns(2).
-pub struct Namespaces {
-    /// None, where the launcher may enter the other without. Whoever enters it has every capability in it, so they are dropped.
-    pub user: Option<OwnedFd>,
-    pub mount: OwnedFd,
-    /// The working directory, which is lost on the way.
-    pub directory: CString,
-}
-
-impl Confinement {
-    /// In the order in which they follow what else a start hands over.
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let namespaces = self.namespaces.iter().flat_map(|spaces| spaces.user.iter().chain([&spaces.mount]));
-        namespaces.chain(&self.landlock).map(AsFd::as_fd)
-    }
+/// See setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    /// `RLIMIT_*`.
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
 }
 
 /// A variable of an environment. Wiped when dropped, and not to be printed.

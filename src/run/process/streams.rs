@@ -51,7 +51,7 @@ impl Streams {
     /// Looks at what the launcher was given.
     pub fn new(start: &Start) -> io::Result<Self> {
         let all = [0, 1, 2].map(given);
-        let (terminals, pipes) = (all.map(|fd| isatty(fd)), all.map(is_pipe));
+        let (terminals, pipes) = (all.map(isatty), all.map(is_pipe));
         let users = UsersTerminal::find(&all)?;
         let keys = users.as_ref().map(|users| duplicate(users.as_fd())).transpose()?.map(|from| Feed::new(from, false));
         let relayed = start.relay_input && !terminals[0];

@@ -45,7 +45,7 @@ impl Feed {
             Ok(0) | Err(_) => self.ended = true,
             Ok(got) => match handshake {
                 None => self.pending.extend_from_slice(&buffer[..got]),
-                Some(handshake) => handshake.from_client(&buffer[..got], &mut self.pending),
+                Some(handshake) => handshake.hear_client(&buffer[..got], &mut self.pending),
             },
         }
         self.push();

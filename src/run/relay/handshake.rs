@@ -58,7 +58,7 @@ struct Params {
 
 impl Handshake {
     /// Bytes from the client; what the server may have now goes to `server`.
-    pub fn from_client(&mut self, bytes: &[u8], server: &mut Vec<u8>) {
+    pub fn hear_client(&mut self, bytes: &[u8], server: &mut Vec<u8>) {
         self.client.extend_from_slice(bytes);
         while self.speaks != Speaks::Other {
             let Some(line) = take_line(&mut self.client) else { return };
@@ -99,7 +99,7 @@ impl Handshake {
     }
 
     /// Bytes from the server; what the client is to see goes to `client`.
-    pub fn from_server(&mut self, bytes: &[u8], client: &mut Vec<u8>) {
+    pub fn hear_server(&mut self, bytes: &[u8], client: &mut Vec<u8>) {
         if self.speaks == Speaks::Other {
             client.append(&mut self.server);
             client.extend_from_slice(bytes);

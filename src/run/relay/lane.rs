@@ -95,7 +95,7 @@ impl Lane {
             Some(handshake) => {
                 let mut clean = Vec::new();
                 let verdict = run(&mut clean, self.channel);
-                handshake.from_server(&clean, &mut self.pending);
+                handshake.hear_server(&clean, &mut self.pending);
                 verdict
             }
         }

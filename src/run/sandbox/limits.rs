@@ -6,7 +6,7 @@ use rustix::{
 };
 
 use super::Error;
-use crate::proto::v1;
+use crate::{proto::v1, run::process::Limit};
 
 /// Room for each that a policy can set, and for core dumps.
 const MOST: usize = 5;
@@ -31,13 +31,13 @@ impl Limits {
         ]))
     }
 
-    /// `RLIMIT_*`, soft and hard.
-    pub(super) fn numbers(&self) -> impl Iterator<Item = (u32, u64, u64)> {
+    pub(super) fn list(&self) -> impl Iterator<Item = Limit> {
         let number = |limit: Option<u64>| limit.unwrap_or(libc::RLIM_INFINITY);
-        let numbers = move |(resource, limit): &(Resource, Rlimit)| {
-            (*resource as u32, number(limit.current), number(limit.maximum))
-        };
-        self.0.iter().flatten().map(numbers)
+        self.0.iter().flatten().map(move |(resource, limit)| Limit {
+            resource: *resource as u32,
+            soft: number(limit.current),
+            hard: number(limit.maximum),
+        })
     }
 
     pub(super) fn set(&self) -> Result<(), Errno> {

@@ -8,10 +8,10 @@ const ANSWER: &str = r#"{"jsonrpc":"2.0","id":"a","result":1}"#;
 
 impl Handshake {
     fn client_says(&mut self, lines: &[&str]) -> Vec<String> {
-        collect(|out| lines.iter().for_each(|line| self.from_client(format!("{line}\n").as_bytes(), out)))
+        collect(|out| lines.iter().for_each(|line| self.hear_client(format!("{line}\n").as_bytes(), out)))
     }
     fn server_says(&mut self, lines: &[&str]) -> Vec<String> {
-        collect(|out| lines.iter().for_each(|line| self.from_server(format!("{line}\n").as_bytes(), out)))
+        collect(|out| lines.iter().for_each(|line| self.hear_server(format!("{line}\n").as_bytes(), out)))
     }
 }
 
@@ -50,7 +50,7 @@ fn what_was_under_way_is_answered_with_an_error() {
     let mut handshake = open();
     handshake.client_says(&[CALL]);
     handshake.hold();
-    handshake.from_server(b"{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"resu", &mut Vec::new());
+    handshake.hear_server(b"{\"jsonrpc\":\"2.0\",\"id\":\"a\",\"resu", &mut Vec::new());
     let said = collect(|client| handshake.ended(client));
     let answer: Value = serde_json::from_str(&said[0]).unwrap();
     assert_eq!((said.len(), &answer["id"], &answer["error"]["code"]), (1, &"a".into(), &(-32000).into()));
@@ -103,7 +103,7 @@ fn a_batch_is_one_line_of_several_requests() {
 fn what_is_not_json_rpc_passes_as_it_is() {
     let mut handshake = Handshake::default();
     let (mut server, mut client) = (Vec::new(), Vec::new());
-    handshake.from_client(b"select 1;\nselect", &mut server);
-    handshake.from_server(b"psql> ", &mut client);
+    handshake.hear_client(b"select 1;\nselect", &mut server);
+    handshake.hear_server(b"psql> ", &mut client);
     assert_eq!((server, client), (b"select 1;\nselect".to_vec(), b"psql> ".to_vec()));
 }
