@@ -1,6 +1,8 @@
 //! One `Session` stream over HTTP/2, without the layers that a client of many calls needs: a launcher pays for each of them at the
 //! start of every tool.
 
+mod divert;
+
 use std::{fmt::Display, path::Path};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -13,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use crate::proto::v1::{SessionRequest, SessionResponse};
+use divert::{Divert, Taken};
 
 /// The largest answer: no source gives a longer value than a sealed file can, and that is 16 MiB.
 const MAX_RESPONSE: usize = 17 * 1024 * 1024;
@@ -27,9 +30,10 @@ pub struct Up(SendStream<Bytes>);
 /// What comes down.
 pub struct Down {
     stream: Incoming,
-    /// The start of a message whose rest is still to come.
-    partial: Zeroizing<Vec<u8>>,
-    chunk: Bytes,
+    /// What the stream's frames carried.
+    taken: Taken,
+    /// What of it was not read yet: messages, and the start of one whose rest is still to come.
+    unread: Zeroizing<Vec<u8>>,
 }
 
 /// A call is answered in two steps, and the first may come late.
@@ -45,13 +49,14 @@ pub async fn open(socket: &Path) -> Result<(Up, Down), Error> {
     let connection = UnixStream::connect(socket).await.map_err(|error| unreachable(&error))?;
     let mut settings = client::Builder::new();
     settings.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
+    let (connection, taken) = Divert::new(connection);
     let (mut calls, driver) = settings.handshake(connection).await.map_err(|error| unreachable(&error))?;
     // It ends when both halves of the stream are gone. What breaks it, whoever reads the stream is told.
     tokio::spawn(async move { drop(driver.await) });
     let request = Request::post("http://localhost/valetkey.v1.Broker/Session").header("content-type", "application/grpc");
     let request = request.header("te", "trailers").body(()).map_err(|error| unreachable(&error))?;
     let (answer, up) = calls.send_request(request, false).map_err(|error| unreachable(&error))?;
-    Ok((Up(up), Down { stream: Incoming::Asked(answer), partial: Zeroizing::default(), chunk: Bytes::new() }))
+    Ok((Up(up), Down { stream: Incoming::Asked(answer), taken, unread: Zeroizing::default() }))
 }
 
 impl Up {
@@ -84,28 +89,12 @@ impl Down {
         }
     }
 
-    /// A message that is there as a whole.
+    /// A message that is there as a whole. What was read is wiped.
     fn take(&mut self) -> Result<Option<SessionResponse>, Status> {
-        // As a rule a message comes in a frame of its own and is read where it lies.
-        if self.partial.is_empty() {
-            let Some(len) = length(&self.chunk)?.filter(|len| self.chunk.len() >= *len) else { return Ok(None) };
-            return decode(self.chunk.split_to(len).slice(PREFIX..)).map(Some);
-        }
-        let missing = match length(&self.partial)? {
-            Some(len) => len - self.partial.len(),
-            None => PREFIX - self.partial.len(),
-        };
-        let more = self.chunk.split_to(missing.min(self.chunk.len()));
-        grow(&mut self.partial, &more);
-        match length(&self.partial)? {
-            Some(len) if len == self.partial.len() => {
-                let message = decode(&self.partial[PREFIX..])?;
-                self.partial = Zeroizing::default();
-                Ok(Some(message))
-            }
-            Some(_) if !self.chunk.is_empty() => self.take(),
-            _ => Ok(None),
-        }
+        let Some(len) = length(&self.unread)?.filter(|len| self.unread.len() >= *len) else { return Ok(None) };
+        let message = decode(&self.unread[PREFIX..len])?;
+        self.unread = Zeroizing::new(self.unread[len..].to_vec());
+        Ok(Some(message))
     }
 
     /// Waits for more bytes. `false`: there are none.
@@ -124,10 +113,7 @@ impl Down {
             Some(chunk) => {
                 let chunk = chunk.map_err(broken)?;
                 drop(stream.flow_control().release_capacity(chunk.len()));
-                let rest = std::mem::replace(&mut self.chunk, chunk);
-                if !rest.is_empty() {
-                    grow(&mut self.partial, &rest);
-                }
+                grow(&mut self.unread, &self.taken.take(chunk.len()));
                 Ok(true)
             }
             None => {

@@ -5,6 +5,8 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use crate::secret::wipe_bytes;
+
 use super::{Channel, Filter, Verdict, handshake::Handshake, sink::Sink};
 
 /// Reads from the tool only what the client has room for: a client that does not read stops the tool, on this stream alone.
@@ -62,13 +64,14 @@ impl Lane {
         self.from.is_none() && self.pending.is_empty()
     }
 
-    /// Takes what has come and passes it on. `buffer` is room to read into; what was read is left in it.
+    /// Takes what has come and passes it on. `buffer` is room to read into. What was read may hold a secret, and is wiped.
     pub fn pull<F: Filter>(&mut self, buffer: &mut [u8], filter: &mut F, handshake: Option<&mut Handshake>) -> Step {
         let Some(from) = &self.from else { return Step::Ended };
         match rustix::io::read(from, &mut *buffer) {
             Ok(0) | Err(rustix::io::Errno::IO) => self.end(filter, handshake),
             Ok(got) => {
                 let verdict = self.filtered(handshake, |out, channel| filter.push(channel, &buffer[..got], out));
+                wipe_bytes(&mut buffer[..got]);
                 self.after(verdict)
             }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Step::Idle,
