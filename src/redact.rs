@@ -7,6 +7,8 @@
 //!
 //! [`Redactor::clean`] is for a text that is all there, [`Redactor::stream`] for one that comes in pieces.
 
+#[doc(hidden)]
+pub mod bench;
 mod engine;
 mod find;
 mod hits;
@@ -25,18 +27,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use zeroize::Zeroizing;
-
 use crate::{
     name::{SecretName, Version},
     secret::SecretValue,
 };
-use engine::{Engine, Keys, Owner, Print, Table};
+use engine::{Crowd, Engine, Keys, Owner, Prints, Table};
 use find::{Finder, Held};
 pub use hits::Hit;
 use hits::Hits;
-pub use stream::{LineTooLong, MOST_HELD, Passed, Stream};
 use stream::Gathered;
+pub use stream::{LineTooLong, MOST_HELD, Passed, Stream};
 pub use variants::Form;
 
 /// Finds the values of secrets in text, and takes them out. A cheap handle: clones share what they know.
@@ -64,6 +64,7 @@ struct Known {
     /// A source may give one version id to two values: both stay known.
     versions: HashMap<(SecretName, Version), Vec<KnownValue>>,
     next_id: u64,
+    crowd: Crowd,
 }
 
 struct KnownValue {
@@ -126,6 +127,7 @@ impl Redactor {
     ) -> Vec<Learned> {
         let keys = &self.shared.keys;
         let mut known = self.shared.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = &mut *known;
         let (mut new, mut answers) = (Vec::new(), Vec::new());
         let mut tables = self.tables();
         let mut held = tables.held.prefixes();
@@ -138,7 +140,7 @@ impl Redactor {
                 continue;
             }
             let mut gathered = held.is_some().then(Gathered::default);
-            let (prints, learned) = value.expose(|bytes| prints(keys, bytes, &mut gathered));
+            let (prints, learned) = value.expose(|bytes| prints(keys, &mut known.crowd, bytes, &mut gathered));
             if let (Some(held), Some(gathered)) = (&mut held, gathered) {
                 held.push((id, gathered.sorted().map(Arc::new)));
             }
@@ -236,14 +238,12 @@ impl fmt::Debug for Redactor {
 }
 
 /// What finds the value in any of its forms.
-fn prints(keys: &Keys, value: &[u8], gathered: &mut Option<Gathered>) -> (Zeroizing<Vec<Print>>, Learned) {
-    let mut prints = Zeroizing::new(Vec::with_capacity(64));
+fn prints(keys: &Keys, crowd: &mut Crowd, value: &[u8], gathered: &mut Option<Gathered>) -> (Prints, Learned) {
+    let mut prints = Prints::default();
     let in_clear = variants::each(value, &mut |kind, form| {
-        keys.print(kind, form, &mut prints);
+        keys.print(kind, form, crowd, &mut prints);
         gathered.iter_mut().for_each(|gathered| gathered.add(form));
     });
-    prints.sort_unstable();
-    prints.dedup_by(|one, before| one.finds_the_same_as(before));
     let digits_only = in_clear && value.trim_ascii().iter().all(u8::is_ascii_digit);
     (prints, Learned { too_short: !in_clear, digits_only })
 }

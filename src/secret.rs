@@ -21,6 +21,8 @@ mod arena;
 mod bitmap;
 pub mod harden;
 mod pages;
+#[cfg(any(feature = "daemon", feature = "run"))]
+pub(crate) mod protected;
 #[cfg(test)]
 mod tests;
 mod wipe;

@@ -3,8 +3,9 @@
 use std::{cmp::Reverse, ops::Range, sync::Arc};
 
 use super::{
-    Form, shapes,
+    Form,
     engine::{Engine, Found, Keys, LONGEST, Owner},
+    shapes,
     stream::Prefixes,
     views::{Layer, Newline, View},
 };
@@ -110,14 +111,7 @@ impl<'e> Finder<'e> {
     }
 
     /// Looks through up to `layers` layers of one kind.
-    fn look_through(
-        &self,
-        layer: Layer,
-        layers: usize,
-        text: &[u8],
-        newline: &dyn Fn(usize) -> Newline,
-        seen: &mut Seen<'e>,
-    ) {
+    fn look_through(&self, layer: Layer, layers: usize, text: &[u8], newline: &dyn Fn(usize) -> Newline, seen: &mut Seen<'e>) {
         let Some(view) = (layers > 0).then(|| View::of(layer, text, self.goes_on.is_some(), newline)).flatten() else { return };
         let mut inside = Seen { found: Vec::new(), held_from: view.bytes().len() };
         self.look(view.bytes(), &mut inside);
@@ -165,7 +159,10 @@ pub(super) fn union<'e>(mut found: Vec<Found<'e>>, named: &dyn Fn(&Found<'_>) ->
     let mut all: Vec<Merged<'e>> = Vec::new();
     for one in found {
         match all.last_mut() {
-            Some(last) if one.range.start < last.range.end || (one.range.start == last.range.end && one.owner.name == last.owner.name) => {
+            Some(last)
+                if one.range.start < last.range.end
+                    || (one.range.start == last.range.end && one.owner.name == last.owner.name) =>
+            {
                 last.range.end = last.range.end.max(one.range.end);
                 last.parts.push(one);
             }

@@ -123,8 +123,20 @@ fn part(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
 /// protect nothing. Digits are another matter: eight of them may be a real account number, so they are redacted, and the
 /// operator is told.
 const COMMON_WORDS: [&[u8]; 14] = [
-    b"anonymous", b"changeit", b"changeme", b"database", b"disabled", b"localhost", b"password", b"placeholder", b"postgres",
-    b"postgresql", b"redacted", b"required", b"undefined", b"username",
+    b"anonymous",
+    b"changeit",
+    b"changeme",
+    b"database",
+    b"disabled",
+    b"localhost",
+    b"password",
+    b"placeholder",
+    b"postgres",
+    b"postgresql",
+    b"redacted",
+    b"required",
+    b"undefined",
+    b"username",
 ];
 
 fn is_common_word(value: &[u8]) -> bool {
@@ -148,8 +160,18 @@ fn other_line_ends(value: &[u8], see: &mut dyn FnMut(&[u8])) {
 /// Keys of JSON secrets, as AWS Secrets Manager and others write them, whose values say where the secret is for: `us-east-1`
 /// and `postgres` are in every other line of a log.
 const PUBLIC_KEYS: [&[u8]; 12] = [
-    b"database", b"dbInstanceIdentifier", b"dbname", b"engine", b"host", b"hostname", b"port", b"protocol", b"region", b"scheme",
-    b"type", b"token_uri",
+    b"database",
+    b"dbInstanceIdentifier",
+    b"dbname",
+    b"engine",
+    b"host",
+    b"hostname",
+    b"port",
+    b"protocol",
+    b"region",
+    b"scheme",
+    b"type",
+    b"token_uri",
 ];
 
 /// The strings in a JSON object or array, without the object's keys, and without what stands under a public key. Numbers are
@@ -207,7 +229,9 @@ fn encodings(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) {
         for join in [":", " ", "-"] {
             form(Form::Hex, value.len() * 3, &|out| listed(value, join, out, |b, out| out.extend(hex(*b, digits))));
         }
-        form(Form::Bytes, value.len() * 6, &|out| listed(value, ", ", out, |b, out| [b"0x", &hex(*b, digits)].iter().for_each(|part| out.extend(*part))));
+        form(Form::Bytes, value.len() * 6, &|out| {
+            listed(value, ", ", out, |b, out| [b"0x", &hex(*b, digits)].iter().for_each(|part| out.extend(*part)))
+        });
     }
     // What a shell, YAML, SQL and CSV make of a quote within quotes, and PowerShell of what it would expand.
     let quotes: [(u8, &[u8]); 5] = [(b'\'', b"'\\''"), (b'\'', b"'\"'\"'"), (b'\'', b"''"), (b'"', b"\"\""), (b'"', b"`\"")];
@@ -215,10 +239,12 @@ fn encodings(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) {
         form(Form::Escaped, value.len() * 5, &|out| replaced(value, |b| b == quote, written, out));
     }
     if value.iter().any(|b| b"`$\"".contains(b)) {
-        form(Form::Escaped, value.len() * 2, &|out| value.iter().for_each(|b| {
-            out.extend_from_slice(if b"`$\"".contains(b) { b"`" } else { b"" });
-            out.push(*b);
-        }));
+        form(Form::Escaped, value.len() * 2, &|out| {
+            value.iter().for_each(|b| {
+                out.extend_from_slice(if b"`$\"".contains(b) { b"`" } else { b"" });
+                out.push(*b);
+            })
+        });
     }
     let mut base64 = |value: &[u8]| {
         for (alphabet, offset) in [b"+/", b"-_"].into_iter().flat_map(|alphabet| (0..3).map(move |offset| (alphabet, offset))) {

@@ -108,10 +108,15 @@ impl Arena {
 
     /// Copies the bytes into a slot of their own.
     pub fn hold(&self, bytes: &[u8]) -> Result<Slot<'_>, Unprotected> {
-        let start = self.lock().take(granules(bytes.len()), &self.settings)?;
-        // SAFETY: `take` gave out at least as many bytes as there are, to us alone; they cannot overlap with the caller's.
-        unsafe { start.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) };
-        Ok(Slot { arena: self, start, len: bytes.len() })
+        let mut slot = self.blank(bytes.len())?;
+        slot.bytes_mut().copy_from_slice(bytes);
+        Ok(slot)
+    }
+
+    /// A slot of zeros.
+    pub fn blank(&self, len: usize) -> Result<Slot<'_>, Unprotected> {
+        let start = self.lock().take(granules(len), &self.settings)?;
+        Ok(Slot { arena: self, start, len })
     }
 
     /// From now on refuses memory weaker than this, and fails if there is some already or no better to be had.
@@ -253,14 +258,19 @@ pub(super) struct Slot<'a> {
 
 // SAFETY: a slot is the only owner of its granules, so it may move to another thread with them.
 unsafe impl Send for Slot<'_> {}
-// SAFETY: a shared slot lends its bytes for reading only; they are written once, in `Arena::hold`, before it exists.
+// SAFETY: a shared slot lends its bytes for reading only; to write them takes the slot's only reference.
 unsafe impl Sync for Slot<'_> {}
 
 impl Slot<'_> {
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes, written in `Arena::hold` and unchanged since, in a chunk that stays mapped while one of its
+        // SAFETY: `len` bytes of our own granules, zeros or written since, in a chunk that stays mapped while one of its
         // granules is taken.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, and we are borrowed by nobody else.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 

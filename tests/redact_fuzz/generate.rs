@@ -102,7 +102,10 @@ fn document(secrets: &[String], deep: usize, random: &mut Random) -> String {
         2 => format!("[ {text},{{\"\":{}}} ]", nested(secrets, 0, random)),
         3 => format!("{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{{\"data\":{text}}}}}"),
         4 if secrets[which].starts_with('{') => format!("{{\"id\":1,\"result\":{},\"text\":{text}}}", secrets[which]),
-        _ => format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"content\":[{{\"type\":\"text\",\"text\":{text}}}]}}}}", random.below(100)),
+        _ => format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"content\":[{{\"type\":\"text\",\"text\":{text}}}]}}}}",
+            random.below(100)
+        ),
     }
 }
 

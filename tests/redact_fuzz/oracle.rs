@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::encode::{base64_core, hex, percent, utf16, PERCENT};
+use crate::encode::{PERCENT, base64_core, hex, percent, utf16};
 
 /// One byte of what a text says, and the bytes of the text that say it.
 type Said = (u8, usize, usize);

@@ -92,7 +92,9 @@ mod tests {
     fn the_longest_end_that_may_be_a_start_is_found() {
         let known = prefixes(&["abcabcab", "abcabcabcd", "xyzxyzxyz", "abcabcab"]);
         assert_eq!(known.spans.len(), 2);
-        for (text, held) in [("", 0), ("q", 1), ("qabca", 1), ("abcabcab", 0), ("abcabcabc", 0), ("abcabcabcd", 10), ("abcabx", 5), ("zzxyz", 2)] {
+        for (text, held) in
+            [("", 0), ("q", 1), ("qabca", 1), ("abcabcab", 0), ("abcabcabc", 0), ("abcabcabcd", 10), ("abcabx", 5), ("zzxyz", 2)]
+        {
             assert_eq!(known.held_from(text.as_bytes()), held, "{text}");
         }
     }
