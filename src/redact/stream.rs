@@ -267,3 +267,6 @@ fn no_escape_before(text: &[u8], line: usize, held_from: usize) -> usize {
     }
     line
 }
+
+#[cfg(test)]
+mod tests;

@@ -233,11 +233,13 @@ fn encodings(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) {
             listed(value, ", ", out, |b, out| [b"0x", &hex(*b, digits)].iter().for_each(|part| out.extend(*part)))
         });
     }
-    // What a shell, YAML, SQL and CSV make of a quote within quotes, and PowerShell of what it would expand.
-    let quotes: [(u8, &[u8]); 5] = [(b'\'', b"'\\''"), (b'\'', b"'\"'\"'"), (b'\'', b"''"), (b'"', b"\"\""), (b'"', b"`\"")];
-    for (quote, written) in quotes.into_iter().filter(|(quote, _)| value.contains(quote)) {
-        form(Form::Escaped, value.len() * 5, &|out| replaced(value, |b| b == quote, written, out));
+    // What a shell makes of a quote within quotes, and YAML, SQL and CSV by doubling it.
+    for (quote, written) in [(b'\'', b"'\\''".as_slice()), (b'\'', b"'\"'\"'"), (b'\'', b"''"), (b'"', b"\"\"")] {
+        if value.contains(&quote) {
+            form(Form::Escaped, value.len() * 5, &|out| quoted(value, quote, written, out));
+        }
     }
+    // What PowerShell would expand.
     if value.iter().any(|b| b"`$\"".contains(b)) {
         form(Form::Escaped, value.len() * 2, &|out| {
             value.iter().for_each(|b| {
@@ -335,9 +337,12 @@ fn escaped_bytes(value: &[u8], digits: &[u8; 16], out: &mut Vec<u8>) {
     }
 }
 
-fn replaced(value: &[u8], which: impl Fn(u8) -> bool, written: &[u8], out: &mut Vec<u8>) {
-    for b in value {
-        if which(*b) { out.extend_from_slice(written) } else { out.push(*b) }
+/// The value with `written` for each quote. Of a doubled one at either end, one may be the mark around the value: it stays.
+fn quoted(value: &[u8], quote: u8, written: &[u8], out: &mut Vec<u8>) {
+    let doubled = written == [quote, quote];
+    for (at, b) in value.iter().enumerate() {
+        let at_end = doubled && (at == 0 || at + 1 == value.len());
+        out.extend_from_slice(if *b == quote && !at_end { written } else { std::slice::from_ref(b) });
     }
 }
 

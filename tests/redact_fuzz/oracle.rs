@@ -139,8 +139,13 @@ fn forms_of(value: &[u8], forms: &mut Vec<Vec<u8>>) {
     }
     [false, true].iter().for_each(|big| forms.push(utf16(text, *big)));
     forms.push(text.replace('\'', "'\\''").into_bytes());
-    forms.push(text.replace('\'', "''").into_bytes());
-    forms.push(text.replace('"', "\"\"").into_bytes());
+    for quote in ["'", "\""] {
+        // Of a pair at either end, one may be what the value is quoted with.
+        let first = text.chars().next().unwrap().len_utf8();
+        let last = text.len() - text.chars().next_back().unwrap().len_utf8();
+        let doubled = text[first..last].replace(quote, &quote.repeat(2));
+        forms.push([&text[..first], &doubled, &text[last..]].concat().into_bytes());
+    }
     quoted(text, forms);
     // A plus is a space only where it is all that was encoded.
     forms.push(text.replace(' ', "+").into_bytes());
