@@ -65,7 +65,8 @@ fn main() {
     }
     let redactor = Redactor::streaming().expect("random bytes");
     learn(&redactor, &values(3));
-    let line = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"a \"line\" of three hundred bytes or so\n"#;
+    let line =
+        br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":"a \"line\" of three hundred bytes or so\n"#;
     let line = [line.as_slice(), "and more of it ".repeat(12).as_bytes(), b"\"}]}}\n"].concat();
     let mut stream = redactor.stream(Wanted::default());
     let time = cpu_time(|| (0..10_000).for_each(|_| drop(black_box(stream.push(&line)))));

@@ -1,12 +1,12 @@
 //! Every find in a text: as it stands, and with its escapes taken off, layer by layer. In terms of the text as it stands.
 
-use std::{cmp::Reverse, ops::Range, sync::Arc};
+use std::{cmp::Reverse, collections::HashSet, ops::Range};
 
 use super::{
     Form,
     engine::{Engine, Found, Keys, LONGEST, Owner},
     shapes,
-    stream::Prefixes,
+    stream::{Gathered, Prefixes, within_last_line},
     views::{Layer, Newline, View},
 };
 
@@ -28,32 +28,27 @@ pub(super) struct Finder<'e> {
 /// How a stream tells what it must hold back.
 pub(super) enum Held {
     /// By the patterns: only what may be the start of one.
-    Prefixes(Vec<(u64, Option<Arc<Prefixes>>)>),
+    Prefixes(Prefixes),
     /// By their length.
     Longest,
 }
 
 impl Held {
-    /// The list to add to, where one is kept.
-    pub fn prefixes(&self) -> Option<Vec<(u64, Option<Arc<Prefixes>>)>> {
+    /// Where the end of a text starts that must be held back.
+    fn from(&self, text: &[u8]) -> usize {
         match self {
-            Self::Prefixes(all) => Some(all.clone()),
-            Self::Longest => None,
+            Self::Longest => within_last_line(text, LONGEST),
+            Self::Prefixes(known) => known.held_from(text),
         }
     }
 
-    /// Where the end of a text starts that must be held back.
-    fn from(&self, text: &[u8]) -> usize {
-        // No form has a newline.
-        let by_length = || {
-            let longest = text.len().saturating_sub(LONGEST - 1);
-            memchr::memrchr(b'\n', &text[longest..]).map_or(longest, |newline| longest + newline + 1)
-        };
+    /// With what was gathered and without some owners.
+    pub fn changed(&self, mut gathered: Gathered, without: &HashSet<u64>) -> Self {
         match self {
-            Self::Longest => by_length(),
-            Self::Prefixes(all) => {
-                let each = all.iter().map(|(_, known)| known.as_ref().map_or_else(by_length, |known| known.held_from(text)));
-                each.min().unwrap_or(text.len())
+            Self::Longest => Self::Longest,
+            Self::Prefixes(known) => {
+                gathered.add_all(known, without);
+                gathered.sorted().map_or(Self::Longest, Self::Prefixes)
             }
         }
     }

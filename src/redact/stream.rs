@@ -23,7 +23,7 @@ use super::{
     json::{self, Cleaner, Spot},
 };
 use crate::name::SecretName;
-pub(super) use prefixes::{Gathered, Prefixes};
+pub(super) use prefixes::{Gathered, Prefixes, within_last_line};
 
 /// Bytes of the longest line that is held as a whole.
 pub const MOST_HELD: usize = 64 << 20;
