@@ -148,7 +148,7 @@ impl<'e> Writer<'_, 'e> {
             && let Ok(text) = std::str::from_utf8(&nested)
             && let Ok(escaped) = serde_json::to_string(text)
         {
-            cut = escaped[1..escaped.len() - 1].as_bytes().to_vec();
+            cut = escaped.as_bytes()[1..escaped.len() - 1].to_vec();
         }
         self.out.push(b'"');
         self.out.extend_from_slice(&cut);

@@ -218,7 +218,7 @@ fn encodings(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) {
     let mut form = |kind: Form, most: usize, write: &dyn Fn(&mut Vec<u8>)| {
         made(most, write, &mut |line| see(kind, line));
     };
-    form(Form::Raw, value.len() * 1, &|out| out.extend_from_slice(value));
+    form(Form::Raw, value.len(), &|out| out.extend_from_slice(value));
     for digits in [LOWER, UPPER] {
         form(Form::Hex, value.len() * 2, &|out| value.iter().for_each(|b| out.extend(hex(*b, digits))));
         for (keep, space) in PERCENT {

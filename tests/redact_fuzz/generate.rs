@@ -56,7 +56,7 @@ fn snippet(secret: &str, random: &mut Random) -> String {
         }
         9 => encoded(&utf16(secret, false), random),
         10 => format!("Basic {}", base64(&[b"someone:", bytes].concat(), false, true)),
-        11 => format!("'{}'", secret.replace('\'', random.one_of(&["'\\''", "''"]))),
+        11 => format!("'{}'", secret.replace('\'', random.one_of(&["'\\''", "''", "'\"'\"'"]))),
         12 => secret.chars().map(|c| format!("\\x{:02x}", c as u32 & 0xff)).collect(),
         13 => json(secret, random.below(JSON_STYLES), random),
         14 => secret.chars().take(random.between(1, 12)).collect(),

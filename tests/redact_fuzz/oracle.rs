@@ -139,6 +139,8 @@ fn forms_of(value: &[u8], forms: &mut Vec<Vec<u8>>) {
     }
     [false, true].iter().for_each(|big| forms.push(utf16(text, *big)));
     forms.push(text.replace('\'', "'\\''").into_bytes());
+    forms.push(text.replace('\'', "'\"'\"'").into_bytes());
+    forms.push(text.replace('`', "``").replace('$', "`$").replace('"', "`\"").into_bytes());
     for quote in ["'", "\""] {
         // Of a pair at either end, one may be what the value is quoted with.
         let first = text.chars().next().unwrap().len_utf8();
