@@ -183,7 +183,7 @@ fn quoted(text: &str, forms: &mut Vec<Vec<u8>>) {
         }
     }
     let debug = format!("{text:?}");
-    forms.push(debug[1..debug.len() - 1].as_bytes().to_vec());
+    forms.push(debug.as_bytes()[1..debug.len() - 1].to_vec());
     let bytes = text.as_bytes().escape_ascii().to_string().replace("\\'", "'");
     forms.push(bytes.into_bytes());
 }
