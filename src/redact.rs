@@ -24,7 +24,7 @@ mod views;
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt, io,
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
@@ -38,8 +38,8 @@ use engine::{Crowd, Engine, Keys, Owner, Prints, Table};
 use find::{Finder, Held};
 pub use hits::Hit;
 use hits::Hits;
-pub use stream::{LineTooLong, MOST_HELD, Passed, Stream};
 use stream::Gathered;
+pub use stream::{LineTooLong, MOST_HELD, Passed, Stream};
 pub use variants::Form;
 
 /// Finds the values of secrets in text, and takes them out. A cheap handle: clones share what they know.
@@ -109,7 +109,7 @@ impl Redactor {
     /// One whose streams pass on all but what may be the start of a value. For this it holds the patterns in the clear, in
     /// protected memory: only for a process whose tool has the same secrets.
     pub fn streaming() -> io::Result<Self> {
-        Self::holding(Held::Prefixes(Vec::new()))
+        Self::holding(Gathered::default().sorted().map_or(Held::Longest, Held::Prefixes))
     }
 
     fn holding(held: Held) -> io::Result<Self> {
@@ -133,7 +133,7 @@ impl Redactor {
         let known = &mut *known;
         let (mut new, mut answers) = (Vec::new(), Vec::new());
         let mut tables = self.tables();
-        let mut held = tables.held.prefixes();
+        let mut gathered = matches!(*tables.held, Held::Prefixes(_)).then(Gathered::default);
         for (name, version, value) in values {
             let id = known.next_id;
             let digest = value.expose(|bytes| keys.tag(bytes));
@@ -142,11 +142,7 @@ impl Redactor {
                 answers.push(same.learned);
                 continue;
             }
-            let mut gathered = held.is_some().then(Gathered::default);
-            let (prints, learned) = value.expose(|bytes| prints(keys, &mut known.crowd, bytes, &mut gathered));
-            if let (Some(held), Some(gathered)) = (&mut held, gathered) {
-                held.push((id, gathered.sorted().map(Arc::new)));
-            }
+            let (prints, learned) = value.expose(|bytes| prints(keys, &mut known.crowd, bytes, id, &mut gathered));
             versions.push(KnownValue { id, digest, learned });
             known.next_id += 1;
             new.push((Owner { id, name: name.clone(), version: version.clone() }, prints));
@@ -154,7 +150,9 @@ impl Redactor {
         }
         if new.iter().any(|(_, prints)| !prints.is_empty()) {
             tables.engine = Arc::new(tables.engine.with(Table::build(new)));
-            tables.held = held.map_or(tables.held, |held| Arc::new(Held::Prefixes(held)));
+            if let Some(gathered) = gathered {
+                tables.held = Arc::new(tables.held.changed(gathered, &HashSet::new()));
+            }
             self.publish(tables);
         }
         answers
@@ -167,10 +165,7 @@ impl Redactor {
         let gone = gone.iter().map(|one| one.id).collect();
         let mut tables = self.tables();
         tables.engine = Arc::new(tables.engine.without(&gone));
-        if let Some(mut held) = tables.held.prefixes() {
-            held.retain(|(id, _)| !gone.contains(id));
-            tables.held = Arc::new(Held::Prefixes(held));
-        }
+        tables.held = Arc::new(tables.held.changed(Gathered::default(), &gone));
         self.publish(tables);
     }
 
@@ -241,11 +236,11 @@ impl fmt::Debug for Redactor {
 }
 
 /// What finds the value in any of its forms.
-fn prints(keys: &Keys, crowd: &mut Crowd, value: &[u8], gathered: &mut Option<Gathered>) -> (Prints, Learned) {
+fn prints(keys: &Keys, crowd: &mut Crowd, value: &[u8], id: u64, gathered: &mut Option<Gathered>) -> (Prints, Learned) {
     let mut prints = Prints::default();
     let in_clear = variants::each(value, &mut |kind, form| {
         keys.print(kind, form, crowd, &mut prints);
-        gathered.iter_mut().for_each(|gathered| gathered.add(form));
+        gathered.iter_mut().for_each(|gathered| gathered.add(id, form));
     });
     let digits_only = in_clear && value.trim_ascii().iter().all(u8::is_ascii_digit);
     (prints, Learned { too_short: !in_clear, digits_only })

@@ -145,7 +145,8 @@ fn expected(oracle: &Oracle, text: &[u8]) -> Vec<Piece> {
     for line in text.split_inclusive(|b| *b == b'\n') {
         let content = line.strip_suffix(b"\n").unwrap_or(line);
         let range = start..start + content.len();
-        let is_json = matches!(content.trim_ascii().first(), Some(b'{' | b'[')) && serde_json::from_slice::<serde::de::IgnoredAny>(content).is_ok();
+        let is_json = matches!(content.trim_ascii().first(), Some(b'{' | b'['))
+            && serde_json::from_slice::<serde::de::IgnoredAny>(content).is_ok();
         if is_json && marks[range.clone()].contains(&true) {
             pieces.push(Piece::Json(content.to_vec(), clean(range.clone())));
             pieces.push(Piece::As(clean(range.end..start + line.len())));
@@ -172,7 +173,12 @@ fn compare(oracle: &Oracle, pieces: &[Piece], mut got: &[u8], counts: &mut Count
             Piece::As(bytes) => {
                 let bytes = if dropped { bytes.strip_prefix(b"\n").unwrap_or(bytes) } else { bytes };
                 dropped = false;
-                assert!(got.starts_with(bytes), "expected {:.600}\n     got {:.600}", String::from_utf8_lossy(bytes), String::from_utf8_lossy(got));
+                assert!(
+                    got.starts_with(bytes),
+                    "expected {:.600}\n     got {:.600}",
+                    String::from_utf8_lossy(bytes),
+                    String::from_utf8_lossy(got)
+                );
                 got = &got[bytes.len()..];
             }
             Piece::Json(original, replaced) => {
@@ -196,7 +202,11 @@ fn compare(oracle: &Oracle, pieces: &[Piece], mut got: &[u8], counts: &mut Count
                         }
                     }
                 }
-                assert!(serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok(), "not JSON: {}", String::from_utf8_lossy(line));
+                assert!(
+                    serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok(),
+                    "not JSON: {}",
+                    String::from_utf8_lossy(line)
+                );
                 got = &got[end..];
             }
         }
@@ -221,11 +231,15 @@ fn same_but_for_secrets(oracle: &Oracle, original: &Value, clean: &Value) {
         }
         (Value::String(before), Value::String(after)) => {
             assert!(after.contains('#'), "{before} became {after}");
-            if let (Ok(before @ (Value::Object(_) | Value::Array(_))), Ok(after)) = (serde_json::from_str(before), serde_json::from_str(after)) {
+            if let (Ok(before @ (Value::Object(_) | Value::Array(_))), Ok(after)) =
+                (serde_json::from_str(before), serde_json::from_str(after))
+            {
                 same_but_for_secrets(oracle, &before, &after);
             }
         }
-        (before, Value::String(after)) => assert!(after.contains('#') && oracle.clean(before.to_string().as_bytes()).contains(&b'#'), "{before} became {after}"),
+        (before, Value::String(after)) => {
+            assert!(after.contains('#') && oracle.clean(before.to_string().as_bytes()).contains(&b'#'), "{before} became {after}")
+        }
         (before, after) => panic!("{before} became {after}"),
     }
 }
@@ -273,18 +287,19 @@ fn the_stream_agrees_with_the_oracle() {
 #[test]
 fn base64_is_found_at_any_offset() {
     for seed in cases(3_000) {
-        let mut random = Random::seeded(seed ^ 0xba5e_64);
+        let mut random = Random::seeded(seed ^ 0xba5e);
         let secret: Vec<u8> = (0..random.between(8, 48)).map(|_| random.next() as u8).filter(|b| *b != b'\n').collect();
         // A secret with newlines is known by its lines.
         if secret.trim_ascii().len() < 8 {
             continue;
         }
-        let redactor = knowing(&[secret.clone()], Redactor::streaming().unwrap());
+        let redactor = knowing(std::slice::from_ref(&secret), Redactor::streaming().unwrap());
         let around = |random: &mut Random| (0..random.below(40)).map(|_| random.next() as u8).collect::<Vec<u8>>();
         let (before, after) = (around(&mut random), around(&mut random));
         let url = random.chance(2);
         let encoded = encode::base64(&[before.as_slice(), &secret, &after].concat(), url, random.chance(2));
-        let core = encode::base64_core(secret.trim_ascii(), (before.len() + secret.len() - secret.trim_ascii_start().len()) % 3, url);
+        let core =
+            encode::base64_core(secret.trim_ascii(), (before.len() + secret.len() - secret.trim_ascii_start().len()) % 3, url);
         assert!(encoded.contains(&core), "case {seed}");
         let (out, hits) = streamed(&redactor, encoded.as_bytes(), &mut random);
         assert_eq!(String::from_utf8(out).unwrap(), encoded.replacen(&core, "[redacted:s0]", 1), "case {seed}");

@@ -1,11 +1,13 @@
 //! Every find in a text: as it stands, and with its escapes taken off, layer by layer. In terms of the text as it stands.
 
-use std::{cmp::Reverse, ops::Range, sync::Arc};
+use std::{cmp::Reverse, collections::HashSet, ops::Range};
 
 use super::{
-    Form, shapes,
+    Form,
     engine::{Engine, Found, Keys, LONGEST, Owner},
-    stream::Prefixes,
+    shapes,
+    stream::{Gathered, Prefixes, within_last_line},
+    variants::FLOOR,
     views::{Layer, Newline, View},
 };
 
@@ -27,32 +29,27 @@ pub(super) struct Finder<'e> {
 /// How a stream tells what it must hold back.
 pub(super) enum Held {
     /// By the patterns: only what may be the start of one.
-    Prefixes(Vec<(u64, Option<Arc<Prefixes>>)>),
+    Prefixes(Prefixes),
     /// By their length.
     Longest,
 }
 
 impl Held {
-    /// The list to add to, where one is kept.
-    pub fn prefixes(&self) -> Option<Vec<(u64, Option<Arc<Prefixes>>)>> {
+    /// Where the end of a text starts that must be held back.
+    fn from(&self, text: &[u8]) -> usize {
         match self {
-            Self::Prefixes(all) => Some(all.clone()),
-            Self::Longest => None,
+            Self::Longest => within_last_line(text, LONGEST),
+            Self::Prefixes(known) => known.held_from(text),
         }
     }
 
-    /// Where the end of a text starts that must be held back.
-    fn from(&self, text: &[u8]) -> usize {
-        // No form has a newline.
-        let by_length = || {
-            let longest = text.len().saturating_sub(LONGEST - 1);
-            memchr::memrchr(b'\n', &text[longest..]).map_or(longest, |newline| longest + newline + 1)
-        };
+    /// With what was gathered and without some owners.
+    pub fn changed(&self, mut gathered: Gathered, without: &HashSet<u64>) -> Self {
         match self {
-            Self::Longest => by_length(),
-            Self::Prefixes(all) => {
-                let each = all.iter().map(|(_, known)| known.as_ref().map_or_else(by_length, |known| known.held_from(text)));
-                each.min().unwrap_or(text.len())
+            Self::Longest => Self::Longest,
+            Self::Prefixes(known) => {
+                gathered.add_all(known, without);
+                gathered.sorted().map_or(Self::Longest, Self::Prefixes)
             }
         }
     }
@@ -63,11 +60,13 @@ pub(super) struct Seen<'e> {
     pub found: Vec<Found<'e>>,
     /// Nothing that is found once the text goes on starts before this, or it overlaps what is found already.
     pub held_from: usize,
+    /// From here on the text must be looked at again once it goes on, also what is passed on of it.
+    pub kept_from: usize,
 }
 
 impl<'e> Finder<'e> {
     pub fn find(&self, text: &[u8]) -> Seen<'e> {
-        let mut seen = Seen { found: Vec::new(), held_from: text.len() };
+        let mut seen = Seen { found: Vec::new(), held_from: text.len(), kept_from: text.len() };
         let mut layers: Vec<View> = Vec::new();
         loop {
             let here = layers.last().map_or(text, View::bytes);
@@ -76,7 +75,7 @@ impl<'e> Finder<'e> {
             let below = (layers.len() < BACKSLASH_LAYERS)
                 .then(|| View::of(Layer::Backslash, here, self.goes_on.is_some(), &newline))
                 .flatten();
-            let mut at_layer = Seen { found: Vec::new(), held_from: here.len() };
+            let mut at_layer = Seen { found: Vec::new(), held_from: here.len(), kept_from: here.len() };
             self.look(here, &mut at_layer);
             if self.shapes {
                 shapes::find(here, self.goes_on.is_some(), &mut at_layer);
@@ -93,8 +92,12 @@ impl<'e> Finder<'e> {
                 seen.found.push(Found { range: whole(down(range)), owner, form });
             }
             // The end of a view is where its source goes on: before an escape that is not complete.
-            let held = layers.iter().rev().fold(at_layer.held_from, |at, view| view.source_of(at).start);
+            let outside = |at| layers.iter().rev().fold(at, |at, view: &View| view.source_of(at).start);
+            let held = outside(at_layer.held_from);
             seen.held_from = seen.held_from.min(whole(held..held).start);
+            if at_layer.kept_from < here.len() {
+                seen.kept_from = seen.kept_from.min(outside(at_layer.kept_from));
+            }
             match below {
                 Some(view) => layers.push(view),
                 None => return seen,
@@ -110,16 +113,9 @@ impl<'e> Finder<'e> {
     }
 
     /// Looks through up to `layers` layers of one kind.
-    fn look_through(
-        &self,
-        layer: Layer,
-        layers: usize,
-        text: &[u8],
-        newline: &dyn Fn(usize) -> Newline,
-        seen: &mut Seen<'e>,
-    ) {
+    fn look_through(&self, layer: Layer, layers: usize, text: &[u8], newline: &dyn Fn(usize) -> Newline, seen: &mut Seen<'e>) {
         let Some(view) = (layers > 0).then(|| View::of(layer, text, self.goes_on.is_some(), newline)).flatten() else { return };
-        let mut inside = Seen { found: Vec::new(), held_from: view.bytes().len() };
+        let mut inside = Seen { found: Vec::new(), held_from: view.bytes().len(), kept_from: view.bytes().len() };
         self.look(view.bytes(), &mut inside);
         self.look_through(layer, layers - 1, view.bytes(), newline, &mut inside);
         let called = match layer {
@@ -132,10 +128,16 @@ impl<'e> Finder<'e> {
             owner: one.owner,
             form: one.form.seen_through(true, called),
         }));
-        // A line end may be passed on whether or not the next line goes on with what stood before it.
-        let nothing_held = inside.held_from == view.bytes().len() && layer == Layer::Wrapped;
-        if self.goes_on.is_some() && !nothing_held {
-            seen.held_from = seen.held_from.min(view.source_of(inside.held_from).start);
+        if self.goes_on.is_none() {
+            return;
+        }
+        let start = view.source_of(inside.held_from).start;
+        // A line that is complete may be passed on, unless so much of a value stands at its end that this is no chance. Otherwise
+        // the end is kept, so that the rest of a value is known by it.
+        if layer == Layer::Wrapped && view.bytes().len() - inside.held_from < FLOOR {
+            seen.kept_from = seen.kept_from.min(start);
+        } else {
+            seen.held_from = seen.held_from.min(start);
         }
     }
 }
@@ -165,7 +167,10 @@ pub(super) fn union<'e>(mut found: Vec<Found<'e>>, named: &dyn Fn(&Found<'_>) ->
     let mut all: Vec<Merged<'e>> = Vec::new();
     for one in found {
         match all.last_mut() {
-            Some(last) if one.range.start < last.range.end || (one.range.start == last.range.end && one.owner.name == last.owner.name) => {
+            Some(last)
+                if one.range.start < last.range.end
+                    || (one.range.start == last.range.end && one.owner.name == last.owner.name) =>
+            {
                 last.range.end = last.range.end.max(one.range.end);
                 last.parts.push(one);
             }

@@ -114,7 +114,9 @@ impl<'e> Writer<'_, 'e> {
         let mut touched = touching(self.spots, start..end).peekable();
         match (touched.peek().map(|spot| spot.owner), text[start]) {
             (None, _) => self.copy_to(end),
-            (Some(owner), _) if touched.any(|spot| spot.range.start <= start && end <= spot.range.end) => self.replace(owner, end),
+            (Some(owner), _) if touched.any(|spot| spot.range.start <= start && end <= spot.range.end) => {
+                self.replace(owner, end)
+            }
             (_, b'"') => self.string(end),
             (_, b'{' | b'[') => {
                 self.copy_to(start + 1);
@@ -146,7 +148,7 @@ impl<'e> Writer<'_, 'e> {
             && let Ok(text) = std::str::from_utf8(&nested)
             && let Ok(escaped) = serde_json::to_string(text)
         {
-            cut = escaped[1..escaped.len() - 1].as_bytes().to_vec();
+            cut = escaped.as_bytes()[1..escaped.len() - 1].to_vec();
         }
         self.out.push(b'"');
         self.out.extend_from_slice(&cut);
@@ -248,6 +250,8 @@ fn withheld(line: &[u8], spots: &[Spot<'_>]) -> Option<Vec<u8>> {
     let mut error = line[..start].to_vec();
     error.extend_from_slice(br#"{"jsonrpc":"2.0","id":"#);
     error.extend_from_slice(&line[id]);
-    error.extend_from_slice(br#","error":{"code":-32603,"message":"withheld: the answer holds a secret that could not be taken out"}}"#);
+    error.extend_from_slice(
+        br#","error":{"code":-32603,"message":"withheld: the answer holds a secret that could not be taken out"}}"#,
+    );
     Some(error)
 }

@@ -77,7 +77,9 @@ const OTHERS: [&str; 3] = ["jwt", "private-key", "aws-secret-access-key"];
 /// Who a shape's find belongs to: no secret.
 static OWNERS: LazyLock<Vec<Owner>> = LazyLock::new(|| {
     let names = SHAPES.iter().map(|shape| shape.name).chain(OTHERS);
-    let owner = |(n, name): (usize, &str)| Some(Owner { id: u64::MAX - n as u64, name: format!("shape/{name}").parse().ok()?, version: 0.into() });
+    let owner = |(n, name): (usize, &str)| {
+        Some(Owner { id: u64::MAX - n as u64, name: format!("shape/{name}").parse().ok()?, version: 0.into() })
+    };
     names.enumerate().filter_map(owner).collect()
 });
 
@@ -144,7 +146,9 @@ fn jwt(text: &[u8], at: usize) -> Option<Range<usize>> {
 /// `aws_secret_access_key = "..."`, in the ways that configuration and JSON write it; `at` is the name's `ecret`.
 fn aws_secret(text: &[u8], at: usize) -> Option<Range<usize>> {
     let name = &text[at..];
-    let rest = ["ecret_access_key", "ecretAccessKey", "ecret-access-key", "ecret-Access-Key"].iter().find_map(|n| name.strip_prefix(n.as_bytes()))?;
+    let rest = ["ecret_access_key", "ecretAccessKey", "ecret-access-key", "ecret-Access-Key"]
+        .iter()
+        .find_map(|n| name.strip_prefix(n.as_bytes()))?;
     let between = run(rest, |b| matches!(b, b' ' | b'\t' | b'"' | b'\'' | b':' | b'=' | b'\\' | b'>')).min(12);
     let from = text.len() - rest.len() + between;
     let length = run(&text[from..], |b| alphanumeric(b) || matches!(b, b'+' | b'/'));
@@ -165,7 +169,9 @@ fn private_key(text: &[u8], at: usize) -> Option<(Range<usize>, bool)> {
     }
     let body = body + 5;
     let limit = text.len().min(at + LONGEST_BLOCK);
-    let part = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=' | b'\r' | b'\n' | b'\\' | b' ' | b'\t' | b':' | b',' | b'-');
+    let part = |b: u8| {
+        b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=' | b'\r' | b'\n' | b'\\' | b' ' | b'\t' | b':' | b',' | b'-')
+    };
     let inside = run(&text[body..limit], part);
     let end = body + inside;
     if let Some(mark) = memmem::find(&text[body..end], b"-----END ") {
@@ -185,7 +191,9 @@ fn begins_key(text: &[u8]) -> usize {
     let may_begin = |at: &usize| {
         let rest = &text[*at..];
         begin.starts_with(rest)
-            || rest.strip_prefix(begin).is_some_and(|label| label.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b' ' | b'-')))
+            || rest.strip_prefix(begin).is_some_and(|label| {
+                label.iter().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || matches!(b, b' ' | b'-'))
+            })
     };
     (first..text.len()).find(may_begin).unwrap_or(text.len())
 }

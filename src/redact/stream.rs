@@ -4,8 +4,9 @@
 //! - Of any other text only the end is held that may be the start of a value: a prompt comes out as it is printed.
 //! - What is held is passed on when more text shows that it is no value, at a newline, or at the end. Never after a time: the
 //!   two halves of a value that is written with a pause would both come out.
-//! - A complete line is passed on at once. One exception: base64 that is broken into lines ([`views`](super::views)) may hold
-//!   a value that goes on in the next line; then the end of the line waits for that.
+//! - A complete line is passed on at once. One exception: where base64 that is broken into lines ([`views`](super::views)) ends
+//!   a line with eight characters or more of a value, they wait for the next line. Fewer do not, and stay where they are when
+//!   the rest turns up.
 //!
 //! The line that is not complete stays here until it is, also what was passed on of it: only from its start does it show what
 //! an escape at its end is.
@@ -23,7 +24,7 @@ use super::{
     json::{self, Cleaner, Spot},
 };
 use crate::name::SecretName;
-pub(super) use prefixes::{Gathered, Prefixes};
+pub(super) use prefixes::{Gathered, Prefixes, within_last_line};
 
 /// Bytes of the longest line that is held as a whole.
 pub const MOST_HELD: usize = 64 << 20;
@@ -145,7 +146,7 @@ impl Stream {
         let scope = if self.json { &text[..last_line] } else { text };
         let goes_on = (!ends && !self.json).then_some(&*tables.held);
         let finder = Finder { goes_on, ..cleaner.finder };
-        let Seen { found, held_from } = finder.find(scope);
+        let Seen { found, held_from, kept_from } = finder.find(scope);
         let passed = match found.is_empty() {
             true => self.as_it_is(scope, held_from),
             false => self.cleaned(scope, cleaner, &cleaner.union(found), held_from),
@@ -154,7 +155,7 @@ impl Stream {
             (self.passed, self.in_place, self.within_line) = (0, false, false);
             return (passed, text.len());
         }
-        let kept = self.kept_from(text, last_line, held_from);
+        let kept = self.kept_from(text, last_line, held_from.min(kept_from));
         self.passed -= kept.min(self.passed);
         (passed, kept)
     }
@@ -267,3 +268,6 @@ fn no_escape_before(text: &[u8], line: usize, held_from: usize) -> usize {
     }
     line
 }
+
+#[cfg(test)]
+mod tests;

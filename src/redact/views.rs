@@ -79,13 +79,7 @@ impl View {
         Self::layer(layer, source, goes_on, NEAR, newline)
     }
 
-    fn layer(
-        layer: Layer,
-        source: &[u8],
-        goes_on: bool,
-        near: usize,
-        newline: &dyn Fn(usize) -> Newline,
-    ) -> Option<Self> {
+    fn layer(layer: Layer, source: &[u8], goes_on: bool, near: usize, newline: &dyn Fn(usize) -> Newline) -> Option<Self> {
         // Offsets are kept in 32 bits. No caller has a text that long; one that had gets no views, not wrong ones.
         u32::try_from(source.len()).ok()?;
         match layer {

@@ -56,7 +56,7 @@ fn snippet(secret: &str, random: &mut Random) -> String {
         }
         9 => encoded(&utf16(secret, false), random),
         10 => format!("Basic {}", base64(&[b"someone:", bytes].concat(), false, true)),
-        11 => format!("'{}'", secret.replace('\'', random.one_of(&["'\\''", "''"]))),
+        11 => format!("'{}'", secret.replace('\'', random.one_of(&["'\\''", "''", "'\"'\"'"]))),
         12 => secret.chars().map(|c| format!("\\x{:02x}", c as u32 & 0xff)).collect(),
         13 => json(secret, random.below(JSON_STYLES), random),
         14 => secret.chars().take(random.between(1, 12)).collect(),
@@ -102,7 +102,10 @@ fn document(secrets: &[String], deep: usize, random: &mut Random) -> String {
         2 => format!("[ {text},{{\"\":{}}} ]", nested(secrets, 0, random)),
         3 => format!("{{\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{{\"data\":{text}}}}}"),
         4 if secrets[which].starts_with('{') => format!("{{\"id\":1,\"result\":{},\"text\":{text}}}", secrets[which]),
-        _ => format!("{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"content\":[{{\"type\":\"text\",\"text\":{text}}}]}}}}", random.below(100)),
+        _ => format!(
+            "{{\"jsonrpc\":\"2.0\",\"id\":{},\"result\":{{\"content\":[{{\"type\":\"text\",\"text\":{text}}}]}}}}",
+            random.below(100)
+        ),
     }
 }
 

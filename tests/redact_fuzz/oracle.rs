@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::encode::{base64_core, hex, percent, utf16, PERCENT};
+use crate::encode::{PERCENT, base64_core, hex, percent, utf16};
 
 /// One byte of what a text says, and the bytes of the text that say it.
 type Said = (u8, usize, usize);
@@ -139,8 +139,15 @@ fn forms_of(value: &[u8], forms: &mut Vec<Vec<u8>>) {
     }
     [false, true].iter().for_each(|big| forms.push(utf16(text, *big)));
     forms.push(text.replace('\'', "'\\''").into_bytes());
-    forms.push(text.replace('\'', "''").into_bytes());
-    forms.push(text.replace('"', "\"\"").into_bytes());
+    forms.push(text.replace('\'', "'\"'\"'").into_bytes());
+    forms.push(text.replace('`', "``").replace('$', "`$").replace('"', "`\"").into_bytes());
+    for quote in ["'", "\""] {
+        // Of a pair at either end, one may be what the value is quoted with.
+        let first = text.chars().next().unwrap().len_utf8();
+        let last = text.len() - text.chars().next_back().unwrap().len_utf8();
+        let doubled = text[first..last].replace(quote, &quote.repeat(2));
+        forms.push([&text[..first], &doubled, &text[last..]].concat().into_bytes());
+    }
     quoted(text, forms);
     // A plus is a space only where it is all that was encoded.
     forms.push(text.replace(' ', "+").into_bytes());
@@ -176,7 +183,7 @@ fn quoted(text: &str, forms: &mut Vec<Vec<u8>>) {
         }
     }
     let debug = format!("{text:?}");
-    forms.push(debug[1..debug.len() - 1].as_bytes().to_vec());
+    forms.push(debug.as_bytes()[1..debug.len() - 1].to_vec());
     let bytes = text.as_bytes().escape_ascii().to_string().replace("\\'", "'");
     forms.push(bytes.into_bytes());
 }

@@ -34,7 +34,8 @@ fn each_shape_is_found_between_other_words() {
 fn tokens_secrets_and_blocks_are_found() {
     let jwt = format!("eyJ{}.eyJ{}.{}", key("", 20), key("", 30), key("", 43));
     assert_eq!(clean(&format!("Bearer {jwt}\n")), "Bearer [redacted:shape/jwt]\n");
-    for assigned in ["aws_secret_access_key = ", "\"SecretAccessKey\": \"", "AWS-Secret-Access-Key=", "secretAccessKey\\\":\\\""] {
+    for assigned in ["aws_secret_access_key = ", "\"SecretAccessKey\": \"", "AWS-Secret-Access-Key=", "secretAccessKey\\\":\\\""]
+    {
         let found = clean(&format!("{assigned}{} x", key("", 40)));
         assert_eq!(found, format!("{assigned}[redacted:shape/aws-secret-access-key] x"));
     }

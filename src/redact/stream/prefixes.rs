@@ -6,57 +6,88 @@
 //! the launcher's, which knows the secrets of one tool, that has them in its own memory anyway. The daemon's redactors hold
 //! hashes alone; their streams hold back as many bytes as the longest pattern has.
 
+use std::collections::HashSet;
+
 use zeroize::Zeroizing;
 
 use crate::{redact::engine::LONGEST, secret::SecretValue};
 
-/// The patterns of one value, sorted. None of them is the start of another.
+/// Patterns, sorted.
 pub(in crate::redact) struct Prefixes {
     /// A bit for each first byte, then the patterns, one after another.
     bytes: SecretValue,
-    spans: Vec<(u32, u32)>,
+    spans: Vec<Span>,
     longest: usize,
+}
+
+/// Where a pattern stands, and whose it is.
+#[derive(Clone, Copy)]
+struct Span {
+    from: u32,
+    len: u32,
+    owner: u64,
+}
+
+impl Span {
+    fn of(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.from as usize..(self.from + self.len) as usize]
+    }
 }
 
 const FIRSTS: usize = 32;
 
-/// Gathers the patterns of one value.
+/// Gathers patterns.
 #[derive(Default)]
 pub(in crate::redact) struct Gathered {
     bytes: Zeroizing<Vec<u8>>,
-    spans: Vec<(u32, u32)>,
+    spans: Vec<Span>,
 }
 
 impl Gathered {
     /// Adds a form, in the pieces that the engine knows it by.
-    pub fn add(&mut self, form: &[u8]) {
+    pub fn add(&mut self, owner: u64, form: &[u8]) {
         for piece in 0..form.len().div_ceil(LONGEST) {
             let end = form.len().min((piece + 1) * LONGEST);
-            let pattern = &form[end.saturating_sub(LONGEST)..end];
-            self.spans.push((self.bytes.len() as u32, pattern.len() as u32));
-            self.bytes.extend_from_slice(pattern);
+            self.add_pattern(owner, &form[end.saturating_sub(LONGEST)..end]);
         }
+    }
+
+    /// Adds what is known already, but for some owners.
+    pub fn add_all(&mut self, known: &Prefixes, without: &HashSet<u64>) {
+        known.bytes.expose(|bytes| {
+            let kept = known.spans.iter().filter(|span| !without.contains(&span.owner));
+            kept.for_each(|span| self.push(span.owner, span.of(bytes)));
+        });
+    }
+
+    fn add_pattern(&mut self, owner: u64, pattern: &[u8]) {
+        // Most forms of a value look alike, and come one after another.
+        let of_owner = self.spans.iter().rev().take_while(|span| span.owner == owner);
+        let known = of_owner.filter(|span| span.len as usize == pattern.len()).any(|span| span.of(&self.bytes) == pattern);
+        if !known {
+            self.push(owner, pattern);
+        }
+    }
+
+    fn push(&mut self, owner: u64, pattern: &[u8]) {
+        self.spans.push(Span { from: self.bytes.len() as u32, len: pattern.len() as u32, owner });
+        self.bytes.extend_from_slice(pattern);
     }
 
     /// None where no memory can be had for it: then nothing can be told, and a stream holds back what it must.
     pub fn sorted(mut self) -> Option<Prefixes> {
         let bytes = &self.bytes;
-        let of = |span: &(u32, u32)| &bytes[span.0 as usize..(span.0 + span.1) as usize];
-        self.spans.sort_unstable_by(|a, b| of(a).cmp(of(b)));
-        self.spans.dedup_by(|next, before| of(next) == of(before));
-        let ends = |at: usize| self.spans.get(at + 1).is_none_or(|next| !of(next).starts_with(of(&self.spans[at])));
-        let kept: Vec<_> = (0..self.spans.len()).filter(|at| ends(*at)).map(|at| self.spans[at]).collect();
-
+        self.spans.sort_unstable_by(|a, b| a.of(bytes).cmp(b.of(bytes)));
         let mut all = Zeroizing::new(Vec::with_capacity(FIRSTS + bytes.len()));
         all.resize(FIRSTS, 0);
-        let mut spans = Vec::with_capacity(kept.len());
-        for pattern in kept.iter().map(of) {
+        for span in &mut self.spans {
+            let pattern = span.of(bytes);
             all[usize::from(pattern[0] / 8)] |= 1 << (pattern[0] % 8);
-            spans.push((all.len() as u32, pattern.len() as u32));
+            span.from = all.len() as u32;
             all.extend_from_slice(pattern);
         }
-        let longest = spans.iter().map(|span| span.1 as usize).max().unwrap_or(0);
-        Some(Prefixes { bytes: SecretValue::copy_from(&all).ok()?, spans, longest })
+        let longest = self.spans.iter().map(|span| span.len as usize).max().unwrap_or(0);
+        Some(Prefixes { bytes: SecretValue::copy_from(&all).ok()?, spans: self.spans, longest })
     }
 }
 
@@ -64,18 +95,24 @@ impl Prefixes {
     /// Where the longest end of the text starts that is the start of a pattern and not all of it. The length of the text if
     /// there is none.
     pub fn held_from(&self, text: &[u8]) -> usize {
+        let first = within_last_line(text, self.longest);
         self.bytes.expose(|bytes| {
-            let first = text.len().saturating_sub(self.longest.saturating_sub(1));
             let may_start = |at: &usize| bytes[usize::from(text[*at] / 8)] >> (text[*at] % 8) & 1 == 1;
             (first..text.len()).filter(may_start).find(|at| self.has(bytes, &text[*at..])).unwrap_or(text.len())
         })
     }
 
     fn has(&self, bytes: &[u8], prefix: &[u8]) -> bool {
-        let of = |span: &(u32, u32)| &bytes[span.0 as usize..(span.0 + span.1) as usize];
-        let at = self.spans.partition_point(|span| of(span) < prefix);
-        self.spans.get(at).is_some_and(|span| span.1 as usize > prefix.len() && of(span).starts_with(prefix))
+        let at = self.spans.partition_point(|span| span.of(bytes) < prefix);
+        let starting = self.spans[at..].iter().take_while(|span| span.of(bytes).starts_with(prefix));
+        starting.map(|span| span.len as usize).any(|len| len > prefix.len())
     }
+}
+
+/// Where the start of a pattern may be that goes on after the text: no pattern has a newline.
+pub(in crate::redact) fn within_last_line(text: &[u8], longest: usize) -> usize {
+    let last = text.len().saturating_sub(longest.saturating_sub(1));
+    memchr::memrchr(b'\n', &text[last..]).map_or(last, |newline| last + newline + 1)
 }
 
 #[cfg(test)]
@@ -84,15 +121,17 @@ mod tests {
 
     fn prefixes(patterns: &[&str]) -> Prefixes {
         let mut gathered = Gathered::default();
-        patterns.iter().for_each(|pattern| gathered.add(pattern.as_bytes()));
+        patterns.iter().for_each(|pattern| gathered.add(1, pattern.as_bytes()));
         gathered.sorted().unwrap()
     }
 
     #[test]
     fn the_longest_end_that_may_be_a_start_is_found() {
         let known = prefixes(&["abcabcab", "abcabcabcd", "xyzxyzxyz", "abcabcab"]);
-        assert_eq!(known.spans.len(), 2);
-        for (text, held) in [("", 0), ("q", 1), ("qabca", 1), ("abcabcab", 0), ("abcabcabc", 0), ("abcabcabcd", 10), ("abcabx", 5), ("zzxyz", 2)] {
+        assert_eq!(known.spans.len(), 3);
+        for (text, held) in
+            [("", 0), ("q", 1), ("qabca", 1), ("abcabcab", 0), ("abcabcabc", 0), ("abcabcabcd", 10), ("abcabx", 5), ("zzxyz", 2)]
+        {
             assert_eq!(known.held_from(text.as_bytes()), held, "{text}");
         }
     }
@@ -107,6 +146,22 @@ mod tests {
             let slow = (0..12).find(|at| is_start(&text[*at..])).unwrap_or(12);
             assert_eq!(known.held_from(&text), slow);
         }
+    }
+
+    #[test]
+    fn what_one_owner_gives_up_another_keeps() {
+        let mut gathered = Gathered::default();
+        [(1, "abcabcab"), (2, "abcabcab"), (2, "xyzxyzxyz")]
+            .iter()
+            .for_each(|(owner, form)| gathered.add(*owner, form.as_bytes()));
+        let both = gathered.sorted().unwrap();
+        let without = |owner| {
+            let mut kept = Gathered::default();
+            kept.add_all(&both, &HashSet::from([owner]));
+            kept.sorted().unwrap()
+        };
+        assert_eq!((without(1).held_from(b"-abc"), without(1).held_from(b"-xyz")), (1, 1));
+        assert_eq!((without(2).held_from(b"-abc"), without(2).held_from(b"-xyz")), (1, 4));
     }
 
     #[test]
