@@ -129,8 +129,8 @@ impl Stream {
         text.extend_from_slice(piece);
         let (passed, kept) = self.pass(&text, &cleaner, &tables, ends);
         let passed = Passed { text: Cow::Owned(passed.text.into_owned()), hits: passed.hits };
-        text.drain(..kept);
-        self.text = text;
+        // Into a buffer of its own: what is taken out of one stays in its memory, and this was not redacted.
+        self.text = if kept == 0 { text } else { Zeroizing::new(text[kept..].to_vec()) };
         self.limited(passed)
     }
 
