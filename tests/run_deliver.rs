@@ -1,6 +1,10 @@
-//! Secrets delivered as files in memory, to real programs: as root, and as a user without privileges.
+//! Secrets delivered as files in memory, to real programs: as root and as a user without privileges, in the launcher's place and under
+//! its guardian.
 #![cfg(feature = "run")]
 
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "support/launch.rs"]
+mod launch;
 #[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "support/process.rs"]
 mod process;
@@ -8,18 +12,18 @@ mod process;
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::process::CommandExt,
     path::Path,
-    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use process::Child;
+use launch::{BOTH, How, Outcome, become_user, break_call, launch, start_with};
+use process::{Child, Gate};
 use valetkey::{
     proto::v1::{self, delivered::To},
     run::{
         deliver::{Delivery, Error},
+        process::{Event, Start},
         sandbox::Sandbox,
     },
 };
@@ -36,6 +40,11 @@ fn launcher(body: impl Fn(&Path)) {
     }
 }
 
+/// Each user, each way.
+fn each_way() -> impl Iterator<Item = (u32, How)> {
+    [0, USER].into_iter().flat_map(|user| BOTH.map(|how| (user, how)))
+}
+
 fn launcher_as(user: u32, body: impl Fn(&Path)) -> i32 {
     let home = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(home.path(), Some(user), Some(user)).unwrap();
@@ -47,17 +56,6 @@ fn launcher_as(user: u32, body: impl Fn(&Path)) -> i32 {
     .reap()
 }
 
-fn become_user(user: u32) {
-    if user != 0 {
-        // SAFETY: integers, and an empty list.
-        unsafe {
-            process::checked(libc::setgroups(0, std::ptr::null()));
-            process::checked(libc::setresgid(user, user, user));
-            process::checked(libc::setresuid(user, user, user));
-        }
-    }
-}
-
 fn file(variable: &str) -> v1::Delivered {
     v1::Delivered { secret: "stripe/key".into(), to: Some(To::File(variable.into())), canary: false }
 }
@@ -66,28 +64,29 @@ fn fd(variable: &str) -> v1::Delivered {
     v1::Delivered { secret: "stripe/key".into(), to: Some(To::Fd(variable.into())), canary: false }
 }
 
-fn delivered(wanted: &[v1::Delivered], rewritable: bool, home: &Path) -> Arc<Delivery> {
+fn delivered(wanted: &[v1::Delivered], rewritable: bool, home: &Path) -> Delivery {
     let delivery = Delivery::prepare(wanted, rewritable, Some(home)).unwrap();
     assert!(delivery.write("stripe/key", VALUE).unwrap());
     assert!(!delivery.write("another/key", b"").unwrap());
-    Arc::new(delivery)
+    delivery
 }
 
-/// A tool, with what is delivered to it.
-fn tool(delivery: &Arc<Delivery>, program: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(program);
-    command.args(arguments).env_clear().env("PATH", "/usr/bin:/bin").envs(delivery.variables()).stderr(Stdio::inherit());
-    let delivery = Arc::clone(delivery);
-    // SAFETY: `enter` makes system calls alone.
-    unsafe { command.pre_exec(move || delivery.enter().map_err(io::Error::from)) };
-    command
+/// What a tool prints that has this delivered to it, started either way.
+#[track_caller]
+fn prints(delivery: &Delivery, program: &str, arguments: &[&str], expected: &[u8]) {
+    for how in BOTH {
+        prints_as(how, || start_with(delivery, program, arguments, None), expected);
+    }
 }
 
 #[track_caller]
-fn prints(command: &mut Command, expected: &[u8]) {
-    let output = command.output().unwrap();
-    assert_eq!(output.stdout.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{}", output.status);
+fn prints_as(how: How, start: impl FnOnce() -> Start, expected: &[u8]) {
+    let Outcome { code, out, errors } = launch(SAME, how, start);
+    assert_eq!(out.escape_ascii().to_string(), expected.escape_ascii().to_string(), "{how:?}, {code}: {errors}");
 }
+
+/// The user that a launcher in these tests is already.
+const SAME: u32 = 0;
 
 const PYTHON: &str = "import os, sys; sys.stdout.buffer.write(open(os.environ['KEY_FILE'], 'rb').read())";
 const NODE: &str = "process.stdout.write(require('fs').readFileSync(process.env.KEY_FILE))";
@@ -100,11 +99,11 @@ fn a_file_reaches_the_tool_and_what_it_starts() {
         format!("require('child_process').spawnSync('/bin/sh', ['-c', 'exec node -e \"$0\"', {NODE:?}], {{ stdio: 'inherit' }})");
     launcher(|home| {
         let delivery = delivered(&[file("KEY_FILE")], false, home);
-        prints(&mut tool(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\""]), VALUE);
-        prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", PYTHON]), VALUE);
-        prints(&mut tool(&delivery, "/usr/bin/node", &["-e", NODE]), VALUE);
-        prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", &python_child]), VALUE);
-        prints(&mut tool(&delivery, "/usr/bin/node", &["-e", &node_child]), VALUE);
+        prints(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\""], VALUE);
+        prints(&delivery, "/usr/bin/python3", &["-c", PYTHON], VALUE);
+        prints(&delivery, "/usr/bin/node", &["-e", NODE], VALUE);
+        prints(&delivery, "/usr/bin/python3", &["-c", &python_child], VALUE);
+        prints(&delivery, "/usr/bin/node", &["-e", &node_child], VALUE);
     });
 }
 
@@ -115,13 +114,13 @@ fn a_descriptor_reaches_the_tool() {
             let delivery = delivered(&[fd("KEY_FILE"), fd("SECOND")], rewritable, home);
             assert_eq!(delivery.keep().count(), 2);
             for _ in 0..2 {
-                prints(&mut tool(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\""]), VALUE);
-                prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", PYTHON]), VALUE);
-                prints(&mut tool(&delivery, "/usr/bin/node", &["-e", NODE]), VALUE);
+                prints(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\""], VALUE);
+                prints(&delivery, "/usr/bin/python3", &["-c", PYTHON], VALUE);
+                prints(&delivery, "/usr/bin/node", &["-e", NODE], VALUE);
                 // As a descriptor, and so from where it stands: a tool that is started anew finds it at the start.
                 let number =
                     "import os, sys; sys.stdout.buffer.write(os.read(int(os.path.basename(os.environ['KEY_FILE'])), 99))";
-                prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", number]), VALUE);
+                prints(&delivery, "/usr/bin/python3", &["-c", number], VALUE);
             }
         }
     });
@@ -141,45 +140,57 @@ for attempt in [
 ]:
     try: attempt(); print('it could')
     except OSError as denied: print(denied.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.EBADF))";
-        prints(&mut tool(&delivery, "/usr/bin/python3", &["-c", script]), b"True\n".repeat(5).as_slice());
+        prints(&delivery, "/usr/bin/python3", &["-c", script], b"True\n".repeat(5).as_slice());
         assert!(matches!(delivery.write("stripe/key", b"again"), Err(Error::Write { .. })), "sealed");
     });
 }
 
-/// A tool that reads its secret anew for each line it gets.
+/// A tool that says its number, and then for each line it gets reads its secret anew.
 const READER: &str = "import os, sys
+print(os.getpid(), flush=True)
 for line in sys.stdin:
     sys.stdout.write(open(os.environ['KEY_FILE']).read() + '\\n'); sys.stdout.flush()";
 
-struct Running(std::process::Child, BufReader<std::process::ChildStdout>);
+struct Running {
+    launcher: launch::Running,
+    output: BufReader<io::PipeReader>,
+    /// The tool's process number.
+    pid: i32,
+}
 
 impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        Self(child, output)
+    fn start(how: How, delivery: &Delivery) -> Self {
+        let launcher = launch::run(how, || start_with(delivery, "/usr/bin/python3", &["-c", READER], None), |_| {});
+        let output = BufReader::new(launcher.output.try_clone().unwrap());
+        let mut running = Self { launcher, output, pid: 0 };
+        running.pid = running.line().parse().unwrap();
+        running
     }
 
     fn reads(&mut self) -> String {
-        self.0.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.launcher.input.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.line()
+    }
+
+    fn line(&mut self) -> String {
         let mut line = String::new();
-        self.1.read_line(&mut line).unwrap();
+        self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
     }
 
     fn end(mut self) {
-        drop(self.0.stdin.take());
-        self.0.wait().unwrap();
+        drop(self.launcher.input.take());
+        assert_eq!(self.launcher.launcher.reap(), 0);
     }
 }
 
 #[test]
 fn a_running_tool_reads_the_new_version() {
     launcher(|home| {
-        for way in [file, fd] {
+        for (way, how) in [file, fd].into_iter().flat_map(|way| BOTH.map(|how| (way, how))) {
             let delivery = delivered(&[way("KEY_FILE")], true, home);
             delivery.write("stripe/key", b"the first version").unwrap();
-            let mut running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER]));
+            let mut running = Running::start(how, &delivery);
             assert_eq!(running.reads(), "the first version");
             for version in ["short", "one that is longer than it was", "2"] {
                 delivery.write("stripe/key", version.as_bytes()).unwrap();
@@ -192,14 +203,14 @@ fn a_running_tool_reads_the_new_version() {
 
 #[test]
 fn nobody_else_sees_the_file() {
-    for user in [0, USER] {
+    for (user, how) in each_way() {
         let body = |home: &Path| {
             let delivery = delivered(&[file("KEY_FILE")], true, home);
             delivery.write("stripe/key", b"one line").unwrap();
-            let mut running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER]));
+            let mut running = Running::start(how, &delivery);
             assert_eq!(running.reads(), "one line");
             let path = delivery.variables().next().unwrap().1.to_owned();
-            let through_the_tool = format!("/proc/{}/root{path}", running.0.id());
+            let through_the_tool = format!("/proc/{}/root{path}", running.pid);
             // Neither outside, where there is nothing, nor in the launcher's table of mounts.
             assert_eq!(fs::read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
             assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" ramfs valetkey "));
@@ -216,17 +227,20 @@ fn nobody_else_sees_the_file() {
             }
             running.end();
         };
-        assert_eq!(launcher_as(user, body), 0, "as user {user}");
+        assert_eq!(launcher_as(user, body), 0, "as user {user}, {how:?}");
     }
-    // A stranger to the user's tool.
+}
+
+#[test]
+fn a_stranger_cannot_see_into_the_users_tool() {
     let home = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(home.path(), Some(USER), Some(USER)).unwrap();
-    let gate = process::Gate::new();
+    let gate = Gate::new();
     let held = Child::fork(|| {
         become_user(USER);
         let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], false, home.path());
-        let running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER]));
-        gate.send(running.0.id() as i32);
+        let running = Running::start(How::Supervised, &delivery);
+        gate.send(running.pid);
         process::sleep_forever();
     });
     let tool = gate.receive();
@@ -274,21 +288,20 @@ fn what_is_left_on_disk_is_seen() {
 
 #[test]
 fn nothing_is_left_even_where_the_launcher_is_killed() {
-    for user in [0, USER] {
+    for (user, how) in each_way() {
         // Made at run time, so that no program on disk holds it.
         let since = SystemTime::now() - Duration::from_secs(1);
         let value: String = (0..24).map(|at| char::from(b'a' + ((at * 7 + std::process::id()) % 26) as u8)).collect();
         let home = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(home.path(), Some(user), Some(user)).unwrap();
-        let gate = process::Gate::new();
+        let gate = Gate::new();
         let launcher = Child::fork(|| {
             become_user(user);
             let delivery = Delivery::prepare(&[file("KEY_FILE"), fd("KEY_FD")], true, Some(home.path())).unwrap();
             delivery.write("stripe/key", value.as_bytes()).unwrap();
-            let delivery = Arc::new(delivery);
-            let mut running = Running::start(tool(&delivery, "/usr/bin/python3", &["-c", READER]));
+            let mut running = Running::start(how, &delivery);
             assert_eq!(running.reads(), value);
-            gate.send(running.0.id() as i32);
+            gate.send(running.pid);
             process::sleep_forever();
         });
         let tool = gate.receive();
@@ -316,39 +329,99 @@ fn the_namespace_gives_no_privileges_and_keeps_the_rest() {
         let delivery = delivered(&[file("KEY_FILE")], false, home);
         let script = "grep -c '^Cap.*0000000000000000$' /proc/self/status; id -u; id -g; pwd; umount \"${KEY_FILE%/*}\" 2>/dev/null || echo kept";
         let expected = format!("5\n{USER}\n{USER}\n{}\nkept\n", home.display());
-        prints(&mut tool(&delivery, "/bin/sh", &["-c", script]), expected.as_bytes());
+        prints(&delivery, "/bin/sh", &["-c", script], expected.as_bytes());
     };
     assert_eq!(launcher_as(USER, body), 0);
+}
+
+fn sandbox_for(delivery: &Delivery) -> Sandbox {
+    let sandbox = Sandbox::prepare(&v1::Sandbox::default()).unwrap();
+    sandbox.also_read(delivery.directory().unwrap()).unwrap();
+    sandbox
 }
 
 #[test]
 fn a_sandboxed_tool_reads_its_file_and_its_descriptor() {
     launcher(|home| {
         let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], true, home);
-        let sandbox = Sandbox::prepare(&v1::Sandbox::default()).unwrap();
-        sandbox.also_read(delivery.directory().unwrap()).unwrap();
-        let mut command = tool(&delivery, "/bin/sh", &["-c", "cat \"$KEY_FILE\" \"$KEY_FD\"; cat /etc/shadow 2>/dev/null"]);
-        // SAFETY: `enter` makes system calls alone.
-        unsafe { command.pre_exec(move || sandbox.enter().map_err(|refused| refused.errno.into())) };
-        prints(&mut command, &[VALUE, VALUE].concat());
+        let sandbox = sandbox_for(&delivery);
+        let script = "cat \"$KEY_FILE\" \"$KEY_FD\"; cat /etc/shadow 2>/dev/null";
+        for how in BOTH {
+            prints_as(how, || start_with(&delivery, "/bin/sh", &["-c", script], Some(&sandbox)), &[VALUE, VALUE].concat());
+        }
     });
 }
 
-/// Makes one system call fail in this process.
-fn break_call(call: libc::c_long, errno: i32) {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let program = [
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the kernel copies the program, which outlives the call.
-    unsafe {
-        process::checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-        process::checked(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter));
-    }
+/// What the tool finds: its file, its descriptor from where it stands, and what holds it.
+const FINDS: &str = "import os, re
+print(open(os.environ['KEY_FILE']).read(), os.read(int(os.path.basename(os.environ['KEY_FD'])), 99).decode())
+print(re.findall('(NoNewPrivs|Seccomp|CapBnd):\t(\\S+)', open('/proc/self/status').read()))
+try: open('/etc/passwd-', 'w')
+except OSError as denied: print(denied.strerror)
+try: os.listdir('/etc')
+except OSError as denied: print(denied.strerror, flush=True)
+import time; time.sleep(60)";
+
+#[test]
+fn a_tool_that_is_restarted_is_confined_anew_and_finds_the_new_version() {
+    launcher(|home| {
+        let delivery = Arc::new(delivered(&[file("KEY_FILE"), fd("KEY_FD")], true, home));
+        delivery.write("stripe/key", b"first").unwrap();
+        let sandbox = Arc::new(sandbox_for(&delivery));
+        let start = {
+            let delivery = delivery.clone();
+            move || start_with(&delivery, "/usr/bin/python3", &["-c", FINDS], Some(&sandbox))
+        };
+        let (gate, again) = (Gate::new(), start.clone());
+        let gate = Arc::new(gate);
+        let waits = gate.clone();
+        let running = launch::run(How::Supervised, start, move |sender| {
+            std::thread::spawn(move || {
+                waits.wait();
+                sender.send(Event::Restart(Box::new(again())));
+            });
+        });
+        let mut output = BufReader::new(running.output.try_clone().unwrap());
+        for version in ["first", "second"] {
+            let mut said = String::new();
+            for _ in 0..4 {
+                output.read_line(&mut said).unwrap();
+            }
+            let held = "[('CapBnd', '0000000000000000'), ('NoNewPrivs', '1'), ('Seccomp', '2')]";
+            assert_eq!(said, format!("{version} {version}\n{held}\nPermission denied\nPermission denied\n"));
+            delivery.write("stripe/key", b"second").unwrap();
+            gate.open();
+        }
+    });
+}
+
+/// The last step before the program's own first one.
+#[test]
+fn the_tool_ends_with_its_guardian_whatever_holds_it() {
+    const TIE: &str = "import ctypes; number = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(number)); print(number.value)";
+    launcher(|home| {
+        let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], false, home);
+        let sandbox = sandbox_for(&delivery);
+        for sandbox in [None, Some(&sandbox)] {
+            prints_as(How::Supervised, || launch::start("/usr/bin/python3", &["-c", TIE], sandbox), b"9\n");
+            for how in BOTH {
+                prints_as(how, || start_with(&delivery, "/usr/bin/python3", &["-c", TIE], sandbox), b"9\n");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_namespace_that_cannot_be_entered_starts_nothing() {
+    launcher(|home| {
+        let delivery = delivered(&[file("KEY_FILE")], false, home);
+        break_call(libc::SYS_setns, libc::E2BIG);
+        for how in BOTH {
+            let Outcome { code, out, errors } = launch(SAME, how, || start_with(&delivery, "/bin/echo", &["started"], None));
+            assert_eq!((code, out), (126, Vec::new()), "{how:?}: {errors}");
+            assert!(errors.contains("namespaces") && errors.contains("Argument list too long"), "{how:?}: {errors}");
+        }
+    });
 }
 
 #[test]
@@ -384,23 +457,22 @@ fn names_and_places_that_do_not_fit_are_errors() {
     });
 }
 
-/// Without redaction there is no launcher left. Nor does what ends the tool with its parent get lost on the way.
 #[test]
-fn the_launcher_can_become_the_tool() {
+fn nothing_of_the_launcher_is_left_open_in_the_tool() {
     launcher(|home| {
-        let child = Child::fork(|| {
-            let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], false, home);
-            delivery.enter().unwrap();
-            let mut signal = 0;
-            // SAFETY: the kernel writes one number.
-            unsafe { libc::prctl(libc::PR_GET_PDEATHSIG, &raw mut signal) };
-            assert_eq!(signal, libc::SIGKILL);
-            let script =
-                "cmp \"$KEY_FILE\" \"$KEY_FD\" && test -s \"$KEY_FILE\" && ! ls -l /proc/self/fd | grep -E 'mnt:|user:| /$'";
-            let mut tool = Command::new("/bin/sh");
-            panic!("{}", tool.args(["-c", script]).env_clear().env("PATH", "/usr/bin:/bin").envs(delivery.variables()).exec());
-        });
-        assert_eq!(child.reap(), 0);
+        let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], false, home);
+        let sandbox = sandbox_for(&delivery);
+        let script = "import os
+keep = int(os.path.basename(os.environ['KEY_FD']))
+print([fd for fd in map(int, os.listdir('/proc/self/fd')) if fd > 2 and fd != keep and os.path.exists(f'/proc/self/fd/{fd}')])";
+        for how in BOTH {
+            let start = || {
+                // SAFETY: numbers. As a client that forgets about close-on-exec leaves it.
+                process::checked(unsafe { libc::dup2(0, 99) });
+                start_with(&delivery, "/usr/bin/python3", &["-c", script], Some(&sandbox))
+            };
+            prints_as(how, start, b"[]\n");
+        }
     });
 }
 

@@ -1,6 +1,10 @@
-//! The sandbox of a launched tool, attacked from inside by real processes: as root, and as a user without privileges.
+//! The sandbox of a launched tool, attacked from inside by real programs: as root and as a user without privileges, in the launcher's
+//! place and under its guardian.
 #![cfg(feature = "run")]
 
+#[allow(dead_code, reason = "each test binary uses its part")]
+#[path = "support/launch.rs"]
+mod launch;
 #[allow(dead_code, reason = "each test binary uses its part")]
 #[path = "support/process.rs"]
 mod process;
@@ -19,56 +23,103 @@ mod refusals;
 mod runtimes;
 
 use std::{
-    io,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    env, io,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
+use launch::{BOTH, How, Outcome, become_user, break_call, launch, start};
 use process::Child;
-use valetkey::{proto::v1, run::sandbox::Sandbox};
+use valetkey::{
+    proto::v1,
+    run::{process::Variable, sandbox::Sandbox},
+};
 
 /// A user without privileges, and without other processes.
 const USER: u32 = 62_001;
 
-/// Runs the attack inside a sandbox, as root and as [`USER`].
+/// What is run inside, with what it must know. It panics where it gets further than it should.
+type Attack = fn(&[String]);
+
+macro_rules! attacks {
+    ($($attack:path),* $(,)?) => { &[$((stringify!($attack), $attack as Attack)),*] };
+}
+
+const ATTACKS: &[(&str, Attack)] = attacks![
+    files::those_listed,
+    files::a_device_node,
+    files::attributes,
+    files::outside_the_baseline,
+    files::added,
+    kernel::a_process_outside,
+    kernel::doors,
+    kernel::another_architecture,
+    limits::memory,
+    limits::many_files,
+    limits::a_fork_bomb,
+    limits::spinning,
+    limits::as_before,
+    network::listed_ports,
+    network::no_network,
+    network::fast_open,
+    network::unseen_protocols,
+    network::a_unix_socket,
+    network::a_unix_socket_where_it_may,
+    network::abstract_sockets,
+];
+
+/// What this program exits with when it was an attack, and that has ended as it should.
+const DONE: i32 = 7;
+
+/// The other half of [`inside`]: this program is started in the sandbox once more, for this test, and told which attack it is.
+#[test]
+fn attack() {
+    let Ok(name) = env::var("ATTACK") else { return };
+    let (_, attack) = ATTACKS.iter().find(|(known, _)| *known == name).expect("an attack");
+    let arguments: Vec<_> = env::var("ARGUMENTS").unwrap().lines().map(str::to_owned).collect();
+    attack(&arguments);
+    process::leave(DONE);
+}
+
+/// Runs the attack inside a sandbox, as root and as [`USER`], both ways.
 #[track_caller]
-fn inside(wanted: &v1::Sandbox, attack: impl Fn()) {
+fn inside(wanted: &v1::Sandbox, attack: &str, arguments: &[&str]) {
     for user in [0, USER] {
-        assert_eq!(inside_as(user, wanted, &attack), 0, "as user {user}");
+        inside_as(user, wanted, attack, arguments);
     }
 }
 
-/// Runs the attack inside a sandbox as this user; how it ended.
-fn inside_as(user: u32, wanted: &v1::Sandbox, attack: impl Fn()) -> i32 {
-    Child::fork(|| {
-        become_user(user);
-        Sandbox::prepare(wanted).unwrap().enter().unwrap();
-        attack();
+#[track_caller]
+fn inside_as(user: u32, wanted: &v1::Sandbox, attack: &str, arguments: &[&str]) {
+    for how in BOTH {
+        let Outcome { code, errors, .. } = attacked(user, how, wanted, attack, arguments, |_| {});
+        assert_eq!(code, DONE, "{attack} as user {user}, {how:?}: {errors}");
+    }
+}
+
+/// Runs it one way. `also` has the sandbox before it is entered.
+fn attacked(
+    user: u32,
+    how: How,
+    wanted: &v1::Sandbox,
+    attack: &str,
+    arguments: &[&str],
+    also: impl FnOnce(&Sandbox),
+) -> Outcome {
+    // Where it is built, a user may not be able to read it.
+    let place = Place::new();
+    let program = text(&place.program(&env::current_exe().unwrap()));
+    let read = [&wanted.read[..], std::slice::from_ref(&program)].concat();
+    let wanted = v1::Sandbox { read, ..wanted.clone() };
+    launch(user, how, || {
+        let sandbox = Sandbox::prepare(&wanted).unwrap();
+        also(&sandbox);
+        let mut start = start(&program, &["--exact", "attack", "--nocapture", "--test-threads=1"], Some(&sandbox));
+        let variables = [("ATTACK", attack), ("ARGUMENTS", &arguments.join("\n"))];
+        start.environment.extend(variables.map(|(name, value)| Variable::new(name.as_bytes(), value.as_bytes()).unwrap()));
+        start
     })
-    .reap()
-}
-
-fn become_user(user: u32) {
-    if user != 0 {
-        // SAFETY: integers, and an empty list.
-        unsafe {
-            process::checked(libc::setgroups(0, std::ptr::null()));
-            process::checked(libc::setresgid(user, user, user));
-            process::checked(libc::setresuid(user, user, user));
-        }
-    }
-}
-
-/// A program that starts inside a sandbox, with a clean environment.
-fn command(program: &str, wanted: &v1::Sandbox) -> Command {
-    let sandbox = Sandbox::prepare(wanted).unwrap();
-    sandbox.admits(Path::new(program)).unwrap();
-    let mut command = Command::new(program);
-    command.env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
-    // SAFETY: `enter` makes system calls alone.
-    unsafe { command.pre_exec(move || sandbox.enter().map_err(|refused| refused.errno.into())) };
-    command
 }
 
 /// A directory that every user can use.
@@ -86,6 +137,14 @@ impl Place {
         std::fs::create_dir(&path).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o1777)).unwrap();
         path
+    }
+
+    /// A copy. Not made by this process: while one that was forked meanwhile has it open for writing, it could not be executed.
+    fn program(&self, original: &Path) -> PathBuf {
+        let copy = self.0.path().join("program");
+        assert!(Command::new("cp").arg(original).arg(&copy).status().unwrap().success());
+        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
+        copy
     }
 }
 

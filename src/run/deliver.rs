@@ -25,8 +25,6 @@ mod namespace;
 
 use std::{os::fd::BorrowedFd, path::Path};
 
-use rustix::io::Errno;
-
 use super::process::Confinement;
 use crate::proto::v1::{self, delivered::To};
 use descriptor::Descriptor;
@@ -89,7 +87,8 @@ impl Delivery {
         self.given.iter().map(|given| (given.variable.as_str(), given.path.as_str()))
     }
 
-    /// The descriptors that the tool gets, which must keep their numbers.
+    /// The descriptors that the tool gets, which must keep their numbers. From their start, for whoever reads them as descriptors: the
+    /// tool before may have.
     pub fn keep(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.given.iter().filter_map(|given| match &given.way {
             Way::Fd(descriptor) => Some(descriptor.of_the_tool()),
@@ -105,17 +104,6 @@ impl Delivery {
     /// The directory with the files, for a sandbox to allow.
     pub fn directory(&self) -> Option<BorrowedFd<'_>> {
         self.files.as_ref().map(Namespace::directory)
-    }
-
-    /// Takes the calling process to where its files are, and lets its descriptors through execve. Allocates nothing and takes no
-    /// lock: it may be called between fork and execve, before the sandbox is entered. The process must have one thread.
-    pub fn enter(&self) -> Result<(), Errno> {
-        for given in &self.given {
-            if let Way::Fd(descriptor) = &given.way {
-                descriptor.pass_on()?;
-            }
-        }
-        self.files.as_ref().map_or(Ok(()), Namespace::enter)
     }
 }
 

@@ -1,4 +1,4 @@
-//! No privileges, and no new ones.
+//! Capabilities, and none of them.
 
 use std::{io, ptr};
 
@@ -21,15 +21,10 @@ struct Sets {
     inheritable: u32,
 }
 
-/// After this, neither root's user number nor a file's bits nor its capabilities give any: `execve` keeps to what is permitted now,
-/// which is nothing (capabilities(7), PR_SET_NO_NEW_PRIVS(2const)).
-pub(super) fn give_up() -> Result<(), Errno> {
-    // SAFETY: integers only.
-    checked(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
-    drop_capabilities()
-}
-
-/// Out of all five sets: the bounding set first, which takes a capability.
+/// Out of all five sets: the bounding set first, which takes a capability. System calls only.
+///
+/// With no new privileges (PR_SET_NO_NEW_PRIVS(2const)) that is for good: neither root's user number nor a file's bits nor its
+/// capabilities give any at `execve`, which keeps to what is permitted now (capabilities(7)).
 pub(super) fn drop_capabilities() -> Result<(), Errno> {
     const LAST_POSSIBLE: libc::c_int = 63;
     for capability in 0..=LAST_POSSIBLE {

@@ -1,8 +1,8 @@
 //! What a launched tool may do, held by the kernel: no new privileges, Landlock for files and TCP, seccomp, resource limits.
 //!
 //! [`Sandbox::prepare`] does all that can fail, in the launcher: it opens the paths, makes the Landlock ruleset and the seccomp
-//! program, and asks the kernel whether it can enforce them. [`Sandbox::enter`] then makes a few system calls in the child,
-//! between fork and execve. What cannot be enforced is an error, never a smaller sandbox.
+//! program, and asks the kernel whether it can enforce them. What comes of it is data, a [`Confinement`]: the process that is to become
+//! the tool applies it by a few system calls, see [`super::process`]. What cannot be enforced is an error, never a smaller sandbox.
 //!
 //! What it holds, beyond what its settings say:
 //!
@@ -32,20 +32,19 @@ mod limits;
 mod seccomp;
 
 use std::{
-    fmt, io,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
 use rustix::io::Errno;
 
-use super::privileges;
 use super::process::Confinement;
 use crate::proto::v1;
 pub use error::Error;
 use limits::Limits;
 
-/// A sandbox that is ready to be entered. It can be entered by more than one process, and again after a restart of the tool.
+/// A sandbox that is ready to be entered: by the tool, and again by the next one after a restart.
 pub struct Sandbox {
     ruleset: OwnedFd,
     filter: Vec<libc::sock_filter>,
@@ -85,12 +84,12 @@ impl Sandbox {
         if self.programs.iter().any(below) { Ok(()) } else { Err(Error::Program { path }) }
     }
 
-    /// Allows reading below a directory that has no path here, such as one in a mount namespace. May be called in the child, too.
+    /// Allows reading below a directory that has no path here, such as one in a mount namespace.
     pub fn also_read(&self, directory: BorrowedFd<'_>) -> Result<(), Errno> {
         landlock::add_path(self.ruleset.as_fd(), directory, landlock::READ)
     }
 
-    /// The same as data, for a process that makes these system calls itself.
+    /// What the process that becomes the tool must do.
     pub fn confinement(&self) -> io::Result<Confinement> {
         let instruction = |one: &libc::sock_filter| {
             let ([a, b], [c, d, e, f]) = (one.code.to_ne_bytes(), one.k.to_ne_bytes());
@@ -105,50 +104,4 @@ impl Sandbox {
             ..Confinement::default()
         })
     }
-
-    /// Restricts the calling thread and all that it starts, for good. Allocates nothing and takes no lock: it may be called
-    /// between fork and execve. After an error the process is restricted in part, and must exit.
-    pub fn enter(&self) -> Result<(), Refused> {
-        self.limits.set().map_err(Step::Limits.refused())?;
-        privileges::give_up().map_err(Step::Privileges.refused())?;
-        landlock::restrict(self.ruleset.as_fd()).map_err(Step::Landlock.refused())?;
-        // Last: it denies some of the calls above.
-        seccomp::install(&self.filter).map_err(Step::Seccomp.refused())
-    }
 }
-
-/// Which part of entering a sandbox the kernel refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Limits,
-    Privileges,
-    Landlock,
-    Seccomp,
-}
-
-impl Step {
-    fn refused(self) -> impl Fn(Errno) -> Refused {
-        move |errno| Refused { step: self, errno }
-    }
-}
-
-/// Why a sandbox could not be entered. Small and without pointers, so that a child can send it to its parent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
-    pub step: Step,
-    pub errno: Errno,
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let step = match self.step {
-            Step::Limits => "its resource limits",
-            Step::Privileges => "giving up privileges",
-            Step::Landlock => "Landlock",
-            Step::Seccomp => "seccomp",
-        };
-        write!(f, "the tool's sandbox failed at {step}: {}", self.errno)
-    }
-}
-
-impl std::error::Error for Refused {}

@@ -4,23 +4,6 @@ use valetkey::run::sandbox::{Error, Sandbox};
 
 use super::*;
 
-/// Makes one system call fail in this process, as on a kernel that lacks it.
-fn break_call(call: libc::c_long, errno: i32) {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let program = [
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, call as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the kernel copies the program, which outlives the call.
-    unsafe {
-        process::checked(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-        process::checked(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter));
-    }
-}
-
 #[track_caller]
 fn on_a_kernel_without(call: libc::c_long, errno: i32, expected: fn(&Error) -> bool, words: &str) {
     let child = Child::fork(|| {
@@ -43,12 +26,23 @@ fn a_kernel_that_lacks_a_part_is_an_error_that_says_so() {
 
 #[test]
 fn what_breaks_between_the_check_and_the_start_starts_nothing() {
-    let child = Child::fork(|| {
-        let mut tool = command("/bin/echo", &v1::Sandbox::default());
-        break_call(libc::SYS_landlock_restrict_self, libc::E2BIG);
-        assert_eq!(error(tool.spawn()), libc::E2BIG);
-    });
-    assert_eq!(child.reap(), 0);
+    for (call, step) in [
+        (libc::SYS_prlimit64, "limit"),
+        (libc::SYS_capset, "privileges"),
+        (libc::SYS_landlock_restrict_self, "Landlock"),
+        (libc::SYS_seccomp, "seccomp"),
+    ] {
+        for how in BOTH {
+            let child = Child::fork(|| {
+                let sandbox = Sandbox::prepare(&v1::Sandbox::default()).unwrap();
+                break_call(call, libc::E2BIG);
+                let Outcome { code, out, errors } = launch(0, how, || start("/bin/echo", &["started"], Some(&sandbox)));
+                assert_eq!((code, out), (126, Vec::new()), "{how:?}: {errors}");
+                assert!(errors.contains(step) && errors.contains("Argument list too long"), "{how:?}: {errors}");
+            });
+            assert_eq!(child.reap(), 0, "{step}, {how:?}");
+        }
+    }
 }
 
 fn refused(wanted: v1::Sandbox) -> String {

@@ -20,14 +20,17 @@ fn web_server() -> u16 {
     port
 }
 
-/// Runs a program as each user; what it prints.
+/// Runs a program as each user, both ways; what it prints.
 #[track_caller]
 fn prints(program: &str, arguments: &[&str], wanted: &v1::Sandbox, expected: &str) {
-    for user in [0, USER] {
-        let mut command = command(program, wanted);
-        let output = command.args(arguments).uid(user).gid(user).output().unwrap();
-        let errors = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "as user {user}, {}: {errors}", output.status);
+    for (user, how) in [0, USER].into_iter().flat_map(|user| BOTH.map(|how| (user, how))) {
+        let Outcome { code, out, errors } = launch(user, how, || {
+            env::set_current_dir("/").unwrap();
+            let sandbox = Sandbox::prepare(wanted).unwrap();
+            sandbox.admits(Path::new(program)).unwrap();
+            start(program, arguments, Some(&sandbox))
+        });
+        assert_eq!(String::from_utf8(out).unwrap(), expected, "as user {user}, {how:?}, {code}: {errors}");
         assert_eq!(errors, "");
     }
 }

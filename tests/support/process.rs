@@ -72,13 +72,22 @@ fn run(body: impl FnOnce()) -> ! {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     // The usual hook takes locks, which another thread may have held when this process was forked.
     std::panic::set_hook(Box::new(|panic| {
-        let text = format!("in a child: {panic}\n");
-        // SAFETY: a pointer and its length.
-        unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
+        say(&format!("in a child: {panic}\n"));
     }));
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(body));
-    // SAFETY: leaves at once.
-    unsafe { libc::_exit(if outcome.is_ok() { 0 } else { 101 }) }
+    leave(if outcome.is_ok() { 0 } else { 101 })
+}
+
+/// Ends this process at once, without what a program does at exit.
+pub fn leave(code: i32) -> ! {
+    // SAFETY: a number.
+    unsafe { libc::_exit(code) }
+}
+
+/// What a child says on standard error: the usual way takes a lock, see [`run`].
+pub fn say(text: &str) {
+    // SAFETY: a pointer and its length.
+    unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };
 }
 
 /// Panics if a call failed.

@@ -8,7 +8,7 @@ use std::{
 
 use rustix::{
     fs::{self, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom},
-    io::{self, Errno, FdFlags},
+    io::{self, Errno},
 };
 
 /// Numbers from here on, so that none is one that programs take for granted.
@@ -38,7 +38,7 @@ impl Descriptor {
         format!("/proc/self/fd/{}", self.theirs.as_raw_fd())
     }
 
-    /// From its start, for whoever reads it as a descriptor: the tool before may have.
+    /// From its start.
     pub(super) fn of_the_tool(&self) -> BorrowedFd<'_> {
         let _ = fs::seek(&self.theirs, SeekFrom::Start(0));
         self.theirs.as_fd()
@@ -64,12 +64,6 @@ impl Descriptor {
         if self.rewritable {
             overwrite(self.ours.as_fd());
         }
-    }
-
-    /// Through execve, and from its start for whoever reads it as a descriptor.
-    pub(super) fn pass_on(&self) -> Result<(), Errno> {
-        fs::seek(&self.theirs, SeekFrom::Start(0))?;
-        io::fcntl_setfd(&self.theirs, FdFlags::empty())
     }
 }
 

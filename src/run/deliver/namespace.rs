@@ -9,7 +9,7 @@ use std::{
     ffi::{CString, OsStr},
     fs::{DirBuilder, read_link},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::DirBuilderExt},
     },
     path::{Path, PathBuf},
@@ -25,10 +25,7 @@ use super::{
     descriptor::{overwrite, write_all},
     keeper,
 };
-use crate::run::{
-    privileges::{checked, drop_capabilities},
-    process::Confinement,
-};
+use crate::run::process::Confinement;
 
 pub(super) struct Namespace {
     /// None: the launcher may make mount namespaces itself.
@@ -67,7 +64,7 @@ impl Namespace {
         self.directory.as_fd()
     }
 
-    /// The same as data, for a process that enters it by itself.
+    /// What the process that becomes the tool must enter.
     pub(super) fn confine(&self, confinement: &mut Confinement) -> std::io::Result<()> {
         confinement.user_namespace = self.user.as_ref().map(OwnedFd::try_clone).transpose()?;
         confinement.mount_namespace = Some(self.mount.try_clone()?);
@@ -100,18 +97,6 @@ impl Namespace {
         if let Ok(file) = fs::openat(&self.directory, name, flags, Mode::empty()) {
             overwrite(file.as_fd());
         }
-    }
-
-    /// With no more privileges than before: in its user namespace a process would have them all.
-    pub(super) fn enter(&self) -> Result<(), Errno> {
-        if let Some(user) = &self.user {
-            // SAFETY: integers only.
-            checked(unsafe { libc::setns(user.as_raw_fd(), libc::CLONE_NEWUSER) })?;
-        }
-        // SAFETY: integers only.
-        checked(unsafe { libc::setns(self.mount.as_raw_fd(), libc::CLONE_NEWNS) })?;
-        rustix::process::chdir(self.working_directory.as_c_str())?;
-        self.user.as_ref().map_or(Ok(()), |_| drop_capabilities())
     }
 }
 

@@ -1,4 +1,14 @@
 //! What the tool gives up, handed over as data and applied by system calls alone.
+//!
+//! In this order, each step with what the one before has left it:
+//!
+//! 1. the namespaces, because a user namespace gives all capabilities, and Landlock and the filter deny entering one;
+//! 2. the resource limits;
+//! 3. no new privileges, without which the kernel takes neither Landlock's rules nor a filter from who is not root;
+//! 4. no capabilities, those of the user namespace too;
+//! 5. Landlock;
+//! 6. the tie to the guardian (in `spawn`): the kernel may cut it when credentials change, and from here on none do;
+//! 7. the seccomp filter, which denies calls that are made above. After it there is execve alone.
 
 use std::{
     ffi::{CString, c_int},
@@ -8,7 +18,7 @@ use std::{
 
 use super::{
     region::{Reader, Region},
-    spawn::{LIMITS, SANDBOX, check},
+    spawn::{LANDLOCK, LIMITS, NAMESPACES, PRIVILEGES, SECCOMP, check},
     start::{Confinement, Limit},
 };
 use crate::run::privileges;
@@ -86,37 +96,51 @@ impl Confine {
         Self { wanted, landlock, user, mount }
     }
 
-    /// All but the filter. System calls only. The error is the step.
+    /// All but the filter, which comes last. System calls only. The error is the step.
     pub fn enter(&self) -> Result<(), i64> {
         self.namespaces()?;
-        for Limit { resource, soft, hard } in &self.wanted.limits {
-            let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
-            // SAFETY: a limit to read.
-            check(unsafe { libc::setrlimit(*resource as _, &limit) }, LIMITS)?;
-        }
-        if self.wanted.no_new_privileges {
-            // SAFETY: numbers.
-            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, SANDBOX)?;
-        }
-        if self.wanted.no_capabilities {
-            drop_capabilities()?;
-        }
-        let Some(ruleset) = self.landlock else { return Ok(()) };
-        // SAFETY: numbers.
-        check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } as c_int, SANDBOX)
+        self.limits()?;
+        self.privileges()?;
+        self.landlock()
     }
 
     fn namespaces(&self) -> Result<(), i64> {
         for (namespace, kind) in [(self.user, libc::CLONE_NEWUSER), (self.mount, libc::CLONE_NEWNS)] {
             // SAFETY: numbers.
-            namespace.map_or(Ok(()), |fd| check(unsafe { libc::setns(fd, kind) }, SANDBOX))?;
+            namespace.map_or(Ok(()), |fd| check(unsafe { libc::setns(fd, kind) }, NAMESPACES))?;
         }
         if self.mount.is_some() {
             // SAFETY: a string that ends with a zero.
-            check(unsafe { libc::chdir(self.wanted.directory.as_ptr()) }, SANDBOX)?;
+            check(unsafe { libc::chdir(self.wanted.directory.as_ptr()) }, NAMESPACES)?;
         }
-        // In a user namespace of its user a process would have all of them.
-        self.user.map_or(Ok(()), |_| drop_capabilities())
+        Ok(())
+    }
+
+    fn limits(&self) -> Result<(), i64> {
+        for Limit { resource, soft, hard } in &self.wanted.limits {
+            let limit = libc::rlimit { rlim_cur: *soft, rlim_max: *hard };
+            // SAFETY: a limit to read.
+            check(unsafe { libc::setrlimit(*resource as _, &limit) }, LIMITS)?;
+        }
+        Ok(())
+    }
+
+    fn privileges(&self) -> Result<(), i64> {
+        if self.wanted.no_new_privileges {
+            // SAFETY: numbers.
+            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }, PRIVILEGES)?;
+        }
+        // In a user namespace of its user a process would have all of them, where it had none outside.
+        if self.wanted.no_capabilities || self.user.is_some() {
+            privileges::drop_capabilities().map_err(|_| PRIVILEGES)?;
+        }
+        Ok(())
+    }
+
+    fn landlock(&self) -> Result<(), i64> {
+        let Some(ruleset) = self.landlock else { return Ok(()) };
+        // SAFETY: numbers.
+        check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) } as c_int, LANDLOCK)
     }
 
     /// Last, for it may deny what comes before.
@@ -128,10 +152,6 @@ impl Confine {
         let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
         // SAFETY: the filter is as long as `len` says, and is only read.
         let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
-        check(answer as c_int, SANDBOX)
+        check(answer as c_int, SECCOMP)
     }
-}
-
-fn drop_capabilities() -> Result<(), i64> {
-    privileges::drop_capabilities().map_err(|_| SANDBOX)
 }

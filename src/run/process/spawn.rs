@@ -18,15 +18,18 @@ use super::{
 };
 
 /// What did not work, for the message.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 12] = [
     "take what is to be started",
     "make a process",
     "tie the process to its guardian",
     "make a process group",
     "take the terminal",
     "hand over descriptors",
-    "limit resources",
-    "enter the sandbox",
+    "enter its namespaces",
+    "limit its resources",
+    "give up privileges",
+    "restrict it with Landlock",
+    "restrict it with seccomp",
     "execute the program",
 ];
 pub(super) const PREPARE: i64 = 0;
@@ -35,9 +38,12 @@ const TIE: i64 = 2;
 const GROUP: i64 = 3;
 const TERMINAL: i64 = 4;
 pub(super) const DESCRIPTORS: i64 = 5;
-pub(super) const LIMITS: i64 = 6;
-pub(super) const SANDBOX: i64 = 7;
-pub(super) const EXECUTE: i64 = 8;
+pub(super) const NAMESPACES: i64 = 6;
+pub(super) const LIMITS: i64 = 7;
+pub(super) const PRIVILEGES: i64 = 8;
+pub(super) const LANDLOCK: i64 = 9;
+pub(super) const SECCOMP: i64 = 10;
+pub(super) const EXECUTE: i64 = 11;
 
 /// Says which step it was.
 pub(super) fn step(step: i64) -> &'static str {
@@ -195,7 +201,7 @@ fn become_tool(ready: &Ready) -> Result<std::convert::Infallible, i64> {
     }
     default_signals();
     ready.confine.enter()?;
-    // After what changes its credentials, since that unties it; and before the filter, which may not know of it.
+    // After all that changes its credentials, since that may untie it; and before the filter, which may deny it.
     tie(ready)?;
     ready.confine.filter()?;
     execute(ready.program, &ready.arguments, &ready.script, &ready.environment);

@@ -1,5 +1,5 @@
-//! Landlock: which files may be opened, which TCP ports connected to. Three system calls, made here directly: what runs between fork
-//! and execve must not allocate. The numbers are those of linux/landlock.h.
+//! Landlock: which files may be opened, which TCP ports connected to. Two of its three system calls are made here, the third where the
+//! process is that it binds. The numbers are those of linux/landlock.h.
 
 use std::{
     io,
@@ -88,7 +88,6 @@ const RULE_NET_PORT: u32 = 2;
 
 fn outcome(returned: libc::c_long) -> Result<libc::c_long, Errno> {
     match returned {
-        // No allocation: the error is a number.
         -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
         value => Ok(value),
     }
@@ -177,10 +176,4 @@ pub(super) fn add_path(ruleset: BorrowedFd<'_>, below: BorrowedFd<'_>, rights: R
 fn add_rule(ruleset: BorrowedFd<'_>, kind: u32, rule: *const libc::c_void) -> Result<(), Errno> {
     // SAFETY: both callers pass the struct that belongs to the kind, alive over the call.
     outcome(unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), kind, rule, 0) }).map(|_| ())
-}
-
-/// Holds the calling thread to the rules.
-pub(super) fn restrict(ruleset: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: integers only.
-    outcome(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) }).map(|_| ())
 }

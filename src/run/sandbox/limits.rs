@@ -1,9 +1,6 @@
 //! Resource limits.
 
-use rustix::{
-    io::Errno,
-    process::{Resource, Rlimit, getrlimit, getuid, setrlimit},
-};
+use rustix::process::{Resource, Rlimit, getrlimit, getuid};
 
 use super::Error;
 use crate::{proto::v1, run::process::Limit};
@@ -38,10 +35,6 @@ impl Limits {
             soft: number(limit.current),
             hard: number(limit.maximum),
         })
-    }
-
-    pub(super) fn set(&self) -> Result<(), Errno> {
-        self.0.iter().flatten().try_for_each(|(resource, limit)| setrlimit(*resource, *limit))
     }
 }
 

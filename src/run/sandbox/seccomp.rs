@@ -121,14 +121,6 @@ pub(super) fn available() -> Result<(), Error> {
     Ok(())
 }
 
-/// Holds the calling thread to the program.
-pub(super) fn install(program: &[libc::sock_filter]) -> Result<(), Errno> {
-    let length = program.len() as libc::c_ushort;
-    let program = libc::sock_fprog { len: length, filter: program.as_ptr().cast_mut() };
-    // SAFETY: the kernel copies the program, which outlives the call and is as long as said; it writes nothing to it.
-    outcome(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) })
-}
-
 fn outcome(returned: libc::c_long) -> Result<(), Errno> {
     match returned {
         0 => Ok(()),
