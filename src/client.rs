@@ -14,9 +14,8 @@
 //! A value is fetched once and then read from this process's own protected memory; the daemon tells the session of new versions,
 //! and the library fetches them before anyone asks. When the daemon restarts, the library connects again by itself.
 //!
-//! One copy is not in protected memory: the receive buffers of the connection keep the values that came last until others
-//! overwrite them or the session ends. [`harden_process`](crate::secret::harden_process) keeps other processes of the same user
-//! away from them.
+//! On its way here a value passes through buffers that are wiped behind it; none of them belongs to the HTTP/2 library.
+//! [`harden_process`](crate::secret::harden_process) keeps other processes of the same user away.
 //!
 //! Set [`WipingAllocator`](crate::secret::WipingAllocator) as the program's global allocator, and what libraries leave
 //! behind in freed memory is wiped too, those buffers among it:

@@ -306,7 +306,7 @@ fn nothing_is_left_even_where_the_launcher_is_killed() {
         });
         let tool = gate.receive();
         let path = format!("/proc/{tool}/root{}/.local/state/valetkey/files/KEY_FILE", home.path().display());
-        let packaged = format!("/proc/{tool}/root/run/valetkey/files/KEY_FILE");
+        let packaged = format!("/proc/{tool}/root/run/valetkey-files/KEY_FILE");
         assert!([path, packaged].iter().any(|path| fs::read(path).is_ok_and(|found| found == value.as_bytes())), "it is there");
         assert_eq!(left_behind(value.as_bytes(), home.path(), since), [] as [&str; 0], "while it runs");
         launcher.kill();

@@ -2,7 +2,7 @@
 //!
 //! | | `file` | `fd` |
 //! |---|---|---|
-//! | the variable says | `/run/valetkey/files/NAME` | `/proc/self/fd/N` |
+//! | the variable says | `/run/valetkey-files/NAME` | `/proc/self/fd/N` |
 //! | lives in | ramfs in a private mount namespace, read-only | a memfd, sealed |
 //! | survives being started through npx, uvx, a shell | yes | through a shell; Node and Python close it in their children |
 //! | a new version | appears whole (rename) | is written in place |
@@ -31,8 +31,9 @@ use descriptor::Descriptor;
 pub use error::Error;
 use namespace::Namespace;
 
-/// Where files are delivered, if the directory is there: packages make it.
-pub const DIRECTORY: &str = "/run/valetkey/files";
+/// Where files are delivered, if the directory is there: packages make it. Not below the daemon's own, which goes when that stops; and a
+/// mount goes with its directory, in every namespace.
+pub const DIRECTORY: &str = "/run/valetkey-files";
 /// Below the user's home, where it is not. It is made, and stays empty: files are only ever in what is mounted over it.
 pub const DIRECTORY_AT_HOME: &str = ".local/state/valetkey/files";
 

@@ -22,7 +22,7 @@ impl Error {
     /// What to do.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::NoPlace => "make the directory /run/valetkey/files, or set HOME; or deliver with `fd` or `env`",
+            Self::NoPlace => "make the directory /run/valetkey-files, or set HOME; or deliver with `fd` or `env`",
             Self::NoNamespace { errno: Errno::NOSPC, .. } => {
                 "user.max_user_namespaces (sysctl) is used up or 0: raise it, or deliver with `fd` or `env`"
             }
