@@ -103,7 +103,9 @@ fn echo(size: usize) {
     let mut answer = br#"{"jsonrpc":"2.0","id":7,"result":{"content":[{"type":"text","text":""#.to_vec();
     let end = b"\"}]}}\n";
     while answer.len() + end.len() < size {
-        answer.extend_from_slice(&b"Oslo has 3 degrees, wind from the north-west, and a clear sky. "[..(size - answer.len() - end.len()).min(63)]);
+        answer.extend_from_slice(
+            &b"Oslo has 3 degrees, wind from the north-west, and a clear sky. "[..(size - answer.len() - end.len()).min(63)],
+        );
     }
     answer.extend_from_slice(end);
     let (mut lines, mut out) = (std::io::stdin().lock(), std::io::stdout().lock());
@@ -148,7 +150,9 @@ impl Drop for Talk {
 }
 
 fn relay(host: &Host, launcher: &Path, quick: bool) {
-    println!("\n| reply | direct p50 / p99 us | through the relay | added p50 us | again direct, added p50 us |\n|---|---|---|---|---|");
+    println!(
+        "\n| reply | direct p50 / p99 us | through the relay | added p50 us | again direct, added p50 us |\n|---|---|---|---|---|"
+    );
     for (size, rounds) in [(300, 4000), (100_000, 600), (1_000_000, 120)] {
         let own = std::env::current_exe().expect("this program").display().to_string();
         let child = vec![own, "echo-child".to_string(), size.to_string()];
@@ -173,11 +177,10 @@ fn relay(host: &Host, launcher: &Path, quick: bool) {
 
 /// The Python SDK's client and `server-everything`, where `tests/setup` has installed them.
 fn with_a_real_client(host: &Host, launcher: &Path, calls: usize) {
-    let cache = std::env::var_os("VALETKEY_TEST_CACHE").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"), PathBuf::from);
-    let (python, server) = (
-        cache.join("python/bin/python"),
-        cache.join("node/node_modules/@modelcontextprotocol/server-everything/dist/index.js"),
-    );
+    let cache =
+        std::env::var_os("VALETKEY_TEST_CACHE").map_or(Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"), PathBuf::from);
+    let (python, server) =
+        (cache.join("python/bin/python"), cache.join("node/node_modules/@modelcontextprotocol/server-everything/dist/index.js"));
     if !python.exists() || !server.exists() {
         return println!("\na real client and server: install them first, with tests/setup/python and tests/setup/node");
     }
@@ -190,7 +193,10 @@ fn with_a_real_client(host: &Host, launcher: &Path, calls: usize) {
     command.args([variant("direct", &server), variant("again", &server), variant("run", &through)]);
     let output = command.output().expect("it runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    println!("\nPython's MCP client and server-everything, a call of `echo`, in microseconds:\n{}", String::from_utf8_lossy(&output.stdout));
+    println!(
+        "\nPython's MCP client and server-everything, a call of `echo`, in microseconds:\n{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
 }
 
 fn median(values: Vec<f64>) -> f64 {

@@ -29,7 +29,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-
 use crate::{
     name::{SecretName, Version},
     secret::SecretValue,

@@ -27,8 +27,14 @@ const SHORTEST_RETRY: Duration = Duration::from_millis(10);
 
 /// A request to the connection's task.
 pub enum Ask {
-    Fetch { name: String, answer: Answer },
-    Acknowledge { name: String, version: String },
+    Fetch {
+        name: String,
+        answer: Answer,
+    },
+    Acknowledge {
+        name: String,
+        version: String,
+    },
     /// Ends the session, once everything that was to be told has been heard.
     Finish(oneshot::Sender<()>),
 }

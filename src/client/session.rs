@@ -11,15 +11,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::{
     Changes, Client, Error, Secret,
     changes::Watchers,
-    reports::Reports,
     link::{self, Ask},
+    reports::Reports,
 };
+#[cfg(feature = "run")]
+use crate::proto::v1::Redacted;
 use crate::{
     proto::v1::{Open, Opened},
     secret,
 };
-#[cfg(feature = "run")]
-use crate::proto::v1::Redacted;
 
 /// An open session. Clones are handles to the same one; it ends when the last is dropped.
 #[derive(Clone)]

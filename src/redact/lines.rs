@@ -143,8 +143,7 @@ mod tests {
         all.hits.extend(end.hits);
         let text = String::from_utf8(all.text).unwrap();
         assert_eq!(
-            text,
-            "one\nkey=[redacted:a/key]\n\n[redacted] and [redacted:a/key]\nlast [redacted:a/key]",
+            text, "one\nkey=[redacted:a/key]\n\n[redacted] and [redacted:a/key]\nlast [redacted:a/key]",
             "only the first may be named"
         );
         let hits: Vec<_> = all.hits.iter().map(|hit| (hit.secret.as_str(), hit.form.as_str(), hit.line)).collect();

@@ -25,8 +25,10 @@ pub struct Cleaner {
 
 const FOUND: (&str, &str) =
     ("the tool wrote a secret, and is stopped for it", "on-redaction = \"stop\" in its policy; the daemon's log says which");
-const TOO_LONG: (&str, &str) =
-    ("the tool wrote a line too long to be looked through, and is stopped for it", "redact = false in its policy lets anything pass");
+const TOO_LONG: (&str, &str) = (
+    "the tool wrote a line too long to be looked through, and is stopped for it",
+    "redact = false in its policy lets anything pass",
+);
 
 impl Cleaner {
     pub fn new(redactor: Redactor, shapes: bool, stops: bool, reporter: Reporter) -> Self {
