@@ -95,26 +95,27 @@ impl Engine {
 
     /// Adds every occurrence of every pattern in `text`, in no order. Those of one pattern that overlap may be one.
     pub fn scan<'e>(&'e self, keys: &Keys, text: &[u8], found: &mut Vec<Found<'e>>) {
+        let (mut hits, mut checks) = (Hits::none(), Checks::of(keys, text));
         let mut finds = Finds::new(found);
-        self.scan_tier::<Long>(&self.long, |table| &table.long, keys, text, &mut finds);
-        self.scan_tier::<Short>(&self.short, |table| &table.short, keys, text, &mut finds);
+        self.scan_tier::<Long>(&self.long, |table| &table.long, &mut hits, &mut checks, &mut finds);
+        self.scan_tier::<Short>(&self.short, |table| &table.short, &mut hits, &mut checks, &mut finds);
     }
 
     fn scan_tier<'e, T: Tier>(
         &'e self,
         side: &Side,
         index: fn(&Table) -> &Index,
-        keys: &Keys,
-        text: &[u8],
+        hits: &mut Hits,
+        checks: &mut Checks<'_>,
         finds: &mut Finds<'_, 'e>,
     ) {
         let Some(filter) = &side.0 else { return };
-        let by = keys.multiplier();
-        let (mut hits, mut checks, mut at) = (Hits::none(), Checks::of(keys, text), 0);
+        let (by, text) = (checks.keys.multiplier(), checks.text);
+        let mut at = 0;
         while at < text.len() {
-            at = filter.probe::<T>(by, text, at, &mut hits);
+            at = filter.probe::<T>(by, text, at, hits);
             let places = hits.with_marks(|at| by.mark::<T>(&text[at..]));
-            self.tables.iter().for_each(|table| table.look_up(index(table), &mut checks, places, finds));
+            self.tables.iter().for_each(|table| table.look_up(index(table), checks, places, finds));
         }
     }
 

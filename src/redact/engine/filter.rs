@@ -15,6 +15,9 @@ const MOST_BITS: usize = 1 << 22;
 /// Windows that are registered for a pattern, at most.
 pub(super) const MOST_STRIDE: usize = 8;
 
+/// Hits that are noted before they are looked up.
+const MOST_HITS: usize = 32;
+
 /// Probes between two branches.
 const UNROLL: usize = 8;
 
@@ -82,13 +85,13 @@ fn load(bytes: &[u8]) -> u64 {
 
 /// Where hits are noted, so that the loop that finds them calls nothing.
 pub(super) struct Hits {
-    places: [(usize, u32); 64],
+    places: [(usize, u32); MOST_HITS],
     len: usize,
 }
 
 impl Hits {
     pub fn none() -> Self {
-        Self { places: [(0, 0); 64], len: 0 }
+        Self { places: [(0, 0); MOST_HITS], len: 0 }
     }
 
     /// Each place, and the mark that `mark` says is there.

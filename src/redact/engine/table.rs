@@ -189,18 +189,17 @@ impl Index {
 
 /// Compares places of one text with what is known of patterns.
 pub(super) struct Checks<'t> {
-    keys: &'t Keys,
-    text: &'t [u8],
+    pub keys: &'t Keys,
+    pub text: &'t [u8],
     /// The last windows hashed, by the low bits of their places: in text that repeats itself they are the same all over.
-    last: [([u8; CHECK], u32); 8],
+    last: [Option<([u8; CHECK], u32)>; 8],
     /// Kept for its room.
     candidates: Vec<(usize, Entry)>,
 }
 
 impl<'t> Checks<'t> {
     pub fn of(keys: &'t Keys, text: &'t [u8]) -> Self {
-        let zeros = [0; CHECK];
-        Self { keys, text, last: [(zeros, keys.check(&zeros)); 8], candidates: Vec::new() }
+        Self { keys, text, last: [None; 8], candidates: Vec::new() }
     }
 
     /// One window tells most texts from the pattern; the tag over all of it tells the rest.
@@ -208,16 +207,17 @@ impl<'t> Checks<'t> {
         let at = range.start + usize::from(row.check_at);
         let Some(window) = self.text[at..].first_chunk::<CHECK>() else { return false };
         let last = &mut self.last[at % 8];
-        if last.0 != *window {
-            *last = (*window, self.keys.check(window));
-        }
-        last.1 == row.check && self.keys.tag(&self.text[range.clone()]) == row.tag
+        let check = match last {
+            Some((same, check)) if same == window => *check,
+            _ => last.insert((*window, self.keys.check(window))).1,
+        };
+        check == row.check && self.keys.tag(&self.text[range.clone()]) == row.tag
     }
 }
 
 impl Drop for Checks<'_> {
     fn drop(&mut self) {
-        self.last.iter_mut().for_each(|(window, _)| window.zeroize());
+        self.last.iter_mut().flatten().for_each(|(window, _)| window.zeroize());
     }
 }
 
