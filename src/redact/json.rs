@@ -20,6 +20,9 @@ use crate::name::SecretName;
 /// JSON in a JSON string, how often.
 const NESTING: usize = 3;
 
+/// How often a line is looked through again.
+const PASSES: usize = 3;
+
 /// Finds, and knows which secrets may be named.
 #[derive(Clone, Copy)]
 pub(super) struct Cleaner<'e> {
@@ -38,8 +41,18 @@ impl<'e> Cleaner<'e> {
 
     /// What may be passed on in place of a line of JSON in which something was found.
     pub fn clean(&self, line: &[u8], spots: &[Spot<'e>]) -> Option<Vec<u8>> {
-        let clean = self.rewrite(line, spots, NESTING);
-        if is_json(&clean) && self.is_clean(&clean) { Some(clean) } else { withheld(line, spots) }
+        let mut clean = self.rewrite(line, spots, NESTING);
+        for _ in 0..PASSES {
+            let left = self.left_in(&clean);
+            if !is_json(&clean) {
+                break;
+            }
+            if left.is_empty() {
+                return Some(clean);
+            }
+            clean = self.rewrite(&clean, &left, NESTING);
+        }
+        withheld(line, spots)
     }
 
     fn rewrite(&self, text: &[u8], spots: &[Spot<'e>], nesting: usize) -> Vec<u8> {
@@ -49,15 +62,17 @@ impl<'e> Cleaner<'e> {
         writer.out
     }
 
-    /// A find in a cleaned text is part of a placeholder (a secret may be called like another's value), or was missed.
-    fn is_clean(&self, text: &[u8]) -> bool {
+    /// What is found in a cleaned text. A value that ends in a backslash hides the start of an escaped one right after it.
+    /// What is part of a placeholder does not count: a secret may be called like another's value.
+    fn left_in(&self, text: &[u8]) -> Vec<Spot<'e>> {
         let found = Finder { goes_on: None, ..self.finder }.find(text).found;
-        found.is_empty() || {
-            let starts: Vec<usize> = memmem::find_iter(text, "[redacted").collect();
-            let end = |start: usize| memchr::memchr(b']', &text[start..]).map_or(text.len(), |end| start + end + 1);
-            let in_one = |range: &Range<usize>| starts.iter().any(|start| *start < range.end && range.start < end(*start));
-            found.iter().all(|one| in_one(&one.range))
+        if found.is_empty() {
+            return Vec::new();
         }
+        let starts: Vec<usize> = memmem::find_iter(text, "[redacted").collect();
+        let end = |start: usize| memchr::memchr(b']', &text[start..]).map_or(text.len(), |end| start + end + 1);
+        let in_one = |range: &Range<usize>| starts.iter().any(|start| *start < range.end && range.start < end(*start));
+        spots(&self.union(found.into_iter().filter(|one| !in_one(&one.range)).collect()), 0)
     }
 }
 

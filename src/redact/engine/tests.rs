@@ -37,7 +37,7 @@ fn oracle(patterns: &[Vec<u8>], text: &[u8]) -> Vec<Vec<bool>> {
     let of = |pattern: &Vec<u8>| {
         let mut marked = vec![false; text.len()];
         let mut pieces: Vec<&[u8]> = pattern.chunks_exact(256).collect();
-        pieces.extend((pattern.len() % 256 > 0).then(|| &pattern[pattern.len().saturating_sub(256)..]));
+        pieces.extend((!pattern.len().is_multiple_of(256)).then(|| &pattern[pattern.len().saturating_sub(256)..]));
         for piece in pieces {
             for at in (0..text.len()).filter(|at| text[*at..].starts_with(piece)) {
                 marked[at..at + piece.len()].fill(true);
