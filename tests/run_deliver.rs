@@ -398,7 +398,8 @@ fn a_tool_that_is_restarted_is_confined_anew_and_finds_the_new_version() {
 /// The last step before the program's own first one.
 #[test]
 fn the_tool_ends_with_its_guardian_whatever_holds_it() {
-    const TIE: &str = "import ctypes; number = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(number)); print(number.value)";
+    const TIE: &str =
+        "import ctypes; number = ctypes.c_int(); ctypes.CDLL(None).prctl(2, ctypes.byref(number)); print(number.value)";
     launcher(|home| {
         let delivery = delivered(&[file("KEY_FILE"), fd("KEY_FD")], false, home);
         let sandbox = sandbox_for(&delivery);

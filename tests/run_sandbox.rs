@@ -99,14 +99,7 @@ fn inside_as(user: u32, wanted: &v1::Sandbox, attack: &str, arguments: &[&str]) 
 }
 
 /// Runs it one way. `also` has the sandbox before it is entered.
-fn attacked(
-    user: u32,
-    how: How,
-    wanted: &v1::Sandbox,
-    attack: &str,
-    arguments: &[&str],
-    also: impl FnOnce(&Sandbox),
-) -> Outcome {
+fn attacked(user: u32, how: How, wanted: &v1::Sandbox, attack: &str, arguments: &[&str], also: impl FnOnce(&Sandbox)) -> Outcome {
     // Where it is built, a user may not be able to read it.
     let place = Place::new();
     let program = text(&place.program(&env::current_exe().unwrap()));
