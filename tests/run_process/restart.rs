@@ -36,7 +36,7 @@ impl Session {
         let restart = dir.path().join("restart");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = launcher(&["--relay-input", "--restart-file", restart.to_str().unwrap()]);
-        command.args(["python3", "-c", server]).env("PORT", port.to_string());
+        command.args(["python3", "-c", server]).env("PORT", port.to_string()).env("RESTART", &restart);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         Self { child, out, restart, _dir: dir }
@@ -150,6 +150,90 @@ fn a_client_that_goes_during_a_restart_ends_it() {
     session.send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "slow", "params": { "seconds": 60 } }));
     session.restart(1);
     drop(session.child.stdin.take());
+    let (_, took) = end(&mut session.child);
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// Lines of one request each, together far more than may wait, and than the pipe holds.
+fn flood() -> String {
+    let request = |id: u32| json!({ "jsonrpc": "2.0", "id": id, "method": "which", "params": { "text": "x".repeat(1000) } });
+    (10_000..14_000).map(|id| format!("{}\n", request(id))).collect()
+}
+
+fn memory_of(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}
+
+/// A server that, when it is started anew, says so and then waits to be let on: until it has answered the opening, the client's
+/// requests wait.
+fn slow_to_begin() -> String {
+    let wait = "if version != '0':
+            open(os.environ['RESTART'] + '.begun', 'w')
+            while not os.path.exists(os.environ['RESTART'] + '.go'): time.sleep(0.01)";
+    SERVER.replace("if method == \"initialize\":", &format!("if method == \"initialize\":\n        {wait}\n       "))
+}
+
+/// Restarts such a one, and returns when requests wait.
+fn restart_slowly(session: &Session) {
+    session.restart(1);
+    let begun = session.restart.with_added_extension("begun");
+    eventually("the new one has begun", || begun.exists());
+}
+
+fn still(session: &Session) -> bool {
+    let moved = || fs::read_to_string(format!("/proc/{}/io", session.child.id())).unwrap();
+    let before = moved();
+    std::thread::sleep(Duration::from_millis(100));
+    before == moved()
+}
+
+#[test]
+fn a_client_that_says_much_during_a_restart_is_not_read_without_bound_and_loses_nothing() {
+    let mut session = Session::start(&slow_to_begin());
+    session.open();
+    assert_eq!(session.call(1, "which")["result"], "0");
+    let before = memory_of(session.child.id());
+    restart_slowly(&session);
+    let mut input = session.child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || {
+        input.write_all(flood().as_bytes()).unwrap();
+        input
+    });
+    eventually("nothing is read", || still(&session));
+    let grown = memory_of(session.child.id()).saturating_sub(before);
+    assert!(!writer.is_finished() && grown < 3 << 20, "{grown} bytes");
+    fs::write(session.restart.with_added_extension("go"), "").unwrap();
+    for id in 10_000..14_000 {
+        let answer = session.receive();
+        assert_eq!((&answer["id"], &answer["result"]), (&json!(id), &json!("1")));
+    }
+    session.child.stdin = Some(writer.join().unwrap());
+    session.close();
+}
+
+#[test]
+fn a_client_that_goes_while_it_is_not_read_is_noticed() {
+    let mut session = Session::start(&slow_to_begin());
+    session.open();
+    restart_slowly(&session);
+    let mut input = session.child.stdin.take().unwrap();
+    let flood = flood();
+    // As much as goes: what may wait, and what the pipe holds.
+    rustix::fs::fcntl_setfl(&input, rustix::fs::OFlags::NONBLOCK).unwrap();
+    let (mut written, mut idle) = (0, 0);
+    while idle < 50 {
+        match input.write(&flood.as_bytes()[written..]) {
+            Ok(taken) => (written, idle) = (written + taken, 0),
+            Err(_) => {
+                idle += 1;
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+    assert!((1 << 20..2 << 20).contains(&written), "{written}");
+    drop(input);
     let (_, took) = end(&mut session.child);
     assert!(took < Duration::from_secs(2), "{took:?}");
 }

@@ -5,6 +5,7 @@ use std::{
     io::{self, PipeReader, PipeWriter, Read, Write},
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
+    sync::Once,
     time::{Duration, Instant},
 };
 
@@ -17,6 +18,7 @@ pub struct Child {
 impl Child {
     /// Runs `body` in a child, and exits.
     pub fn fork(body: impl FnOnce()) -> Self {
+        prepare_to_panic();
         // SAFETY: no argument; the child runs `body` alone and exits without running what this process would at exit.
         match unsafe { libc::fork() } {
             0 => run(body),
@@ -26,6 +28,7 @@ impl Child {
 
     /// The same, as this process number, which must be free. Needs root.
     pub fn fork_as(number: i32, body: impl FnOnce()) -> io::Result<Self> {
+        prepare_to_panic();
         // SAFETY: integers only.
         let mut args: libc::clone_args = unsafe { std::mem::zeroed() };
         args.exit_signal = libc::SIGCHLD as u64;
@@ -67,13 +70,21 @@ impl Drop for Child {
     }
 }
 
+/// What a panic in a child says. The usual hook takes locks, which another thread may have held when the child was forked; so does
+/// setting one, and that is why it is set before.
+fn prepare_to_panic() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let (usual, tests) = (std::panic::take_hook(), std::process::id());
+        std::panic::set_hook(Box::new(move |panic| {
+            if std::process::id() == tests { usual(panic) } else { say(&format!("in a child: {panic}\n")) }
+        }));
+    });
+}
+
 fn run(body: impl FnOnce()) -> ! {
     // SAFETY: integers only. No child outlives a test that was ended.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
-    // The usual hook takes locks, which another thread may have held when this process was forked.
-    std::panic::set_hook(Box::new(|panic| {
-        say(&format!("in a child: {panic}\n"));
-    }));
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(body));
     leave(if outcome.is_ok() { 0 } else { 101 })
 }
@@ -84,7 +95,7 @@ pub fn leave(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
-/// What a child says on standard error: the usual way takes a lock, see [`run`].
+/// What a child says on standard error: the usual way takes a lock.
 pub fn say(text: &str) {
     // SAFETY: a pointer and its length.
     unsafe { libc::write(2, text.as_ptr().cast(), text.len()) };

@@ -24,9 +24,10 @@ impl Feed {
         Self { from, ended: false, to: None, pending: Vec::new(), enabled }
     }
 
-    pub fn source(&self) -> Option<BorrowedFd<'_>> {
-        let wanted = self.enabled && !self.ended && self.pending.is_empty();
-        wanted.then_some(self.from.as_fd())
+    /// What to read from, when there is room for it here and in `handshake`.
+    pub fn source(&self, handshake: Option<&Handshake>) -> Option<BorrowedFd<'_>> {
+        let has_room = self.pending.is_empty() && handshake.is_none_or(Handshake::has_room);
+        (self.enabled && !self.ended && has_room).then_some(self.from.as_fd())
     }
 
     pub fn sink(&self) -> Option<BorrowedFd<'_>> {

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
+/// How much waits of what the client says. More is left in its pipe.
+const MOST_HELD: usize = 1 << 20;
 /// What a request that was under way is told. -32000 is the first of JSON-RPC's numbers for servers' own errors.
 const RESTARTED: &str = "the server was restarted for a new credential; send the request again";
 
@@ -26,7 +28,7 @@ pub struct Handshake {
     /// The answer with this id is for us.
     ours: Option<String>,
     /// Lines wait here while no server may have them.
-    held: Option<Vec<Vec<u8>>>,
+    held: Option<Vec<u8>>,
     /// The beginnings of lines.
     client: Vec<u8>,
     server: Vec<u8>,
@@ -73,20 +75,20 @@ impl Handshake {
             self.speaks = if speaks_it { Speaks::JsonRpc } else { Speaks::Other };
         }
         match &mut self.held {
-            Some(held) => held.push(line),
-            None => self.deliver(line, server),
+            Some(held) => held.extend_from_slice(&line),
+            None => self.deliver(&line, server),
         }
     }
 
-    fn deliver(&mut self, line: Vec<u8>, server: &mut Vec<u8>) {
-        server.extend_from_slice(&line);
-        for message in messages(&line) {
+    fn deliver(&mut self, line: &[u8], server: &mut Vec<u8>) {
+        server.extend_from_slice(line);
+        for message in messages(line) {
             match (message.method.as_deref(), message.id) {
                 (Some("initialize"), Some(id)) => {
-                    self.opening = Some((line.clone(), id.to_string()));
+                    self.opening = Some((line.to_vec(), id.to_string()));
                     self.under_way.insert(id.to_string(), id);
                 }
-                (Some("notifications/initialized"), _) => self.opened = Some(line.clone()),
+                (Some("notifications/initialized"), _) => self.opened = Some(line.to_vec()),
                 // A request that is given up need not be answered.
                 (Some("notifications/cancelled"), _) => {
                     let request = message.params.and_then(|params| params.request);
@@ -140,6 +142,11 @@ impl Handshake {
         self.held.is_some()
     }
 
+    /// Whether the client may say more now. A line that is not held may be as long as it likes: it cannot be passed on in part.
+    pub fn has_room(&self) -> bool {
+        self.held.as_ref().is_none_or(|held| held.len() + self.client.len() < MOST_HELD)
+    }
+
     /// The old server is gone: answers in its place what it left unanswered, and forgets what it had half said.
     pub fn ended(&mut self, client: &mut Vec<u8>) {
         self.server.clear();
@@ -172,7 +179,7 @@ impl Handshake {
         let reopened = self.opened.as_ref().filter(|_| self.opening.is_some());
         server.extend_from_slice(reopened.map_or(&[], Vec::as_slice));
         // Answers in it are to questions of the old server.
-        for line in held.into_iter().filter(|line| !is_answer(line)) {
+        for line in held.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_answer(line)) {
             self.deliver(line, server);
         }
         true

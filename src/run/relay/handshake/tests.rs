@@ -92,6 +92,30 @@ fn answers_to_the_old_server_and_cancelled_requests_are_dropped() {
 }
 
 #[test]
+fn what_waits_is_bounded_and_all_of_it_comes() {
+    let mut handshake = open();
+    let long = CALL.replace("{}", &format!("{{\"text\":\"{}\"}}", "x".repeat(MOST_HELD)));
+    handshake.client_says(&[&long]);
+    assert!(handshake.has_room(), "a line that need not wait is passed on, however long");
+    handshake.server_says(&[ANSWER]);
+    handshake.hold();
+    assert!(handshake.has_room());
+    let mut said = 0;
+    while handshake.has_room() {
+        said += 1;
+        assert!(handshake.client_says(&[CALL]).is_empty());
+    }
+    assert!(said * (CALL.len() + 1) < MOST_HELD + CALL.len() + 1);
+    handshake.started(&mut Vec::new());
+    handshake.server_says(&[WELCOME]);
+    assert_eq!(collect(|server| _ = handshake.release(server)).len(), 1 + said, "and the end of the opening");
+    assert!(handshake.has_room());
+    handshake.hold();
+    handshake.hear_client(&vec![b'x'; MOST_HELD], &mut Vec::new());
+    assert!(!handshake.has_room(), "nor is half a line without bound");
+}
+
+#[test]
 fn a_batch_is_one_line_of_several_requests() {
     let mut handshake = open();
     handshake.client_says(&[&format!("[{CALL},{}]", CALL.replace("\"a\"", "2"))]);
