@@ -73,16 +73,16 @@ pub fn launch(arguments: Arguments) -> ExitCode {
 /// The whole story. Whatever is forked off, is so before there is a secret in this process, or it would have a copy of it.
 fn start(arguments: Arguments) -> Result<ExitCode, Failure> {
     let Arguments { tool, command, socket, inherit, keep_running } = arguments;
-    let guardian = Guardian::new()?;
     let granted = session::open(&tool, words(command)?, socket)?;
+    // Who becomes the tool needs none.
+    let guardian = granted.plan.redact.then(Guardian::new).transpose()?;
     let tool = Tool::prepare(granted.plan.clone(), inherit, keep_running)?;
     let secrets = granted.fetch()?;
     secrets.iter().try_for_each(|secret| tool.take(secret))?;
-    if !tool.plan().redact {
-        drop(guardian);
+    let Some(guardian) = guardian else {
         let start = tool.start()?;
         return Err(process::replace(&start, None).into());
-    }
+    };
     // Not before: until now an interrupt ends the launcher at once. And not after the first thread.
     let signals = Signals::hold()?;
     stand_by(tool, &secrets, granted, guardian, &signals)

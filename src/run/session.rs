@@ -1,7 +1,16 @@
 //! The launcher's session with the daemon: opened before the tool starts, and then kept by a thread of its own, so that the relay
 //! waits for nobody.
 
-use std::{io, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
 
 use tokio::{runtime::Runtime, sync::Notify};
 
@@ -75,7 +84,7 @@ impl Granted {
         let (followed, until) = (session.clone(), over.clone());
         let thread = thread::Builder::new().name("session".into()).stack_size(256 * 1024);
         let thread = thread.spawn(move || runtime.block_on(listen(&followed, &until, &hear)))?;
-        Ok(Followed { session, over, thread })
+        Ok(Followed { session, over, thread, reported: Arc::default() })
     }
 }
 
@@ -109,16 +118,22 @@ pub struct Followed {
     session: Session,
     over: Arc<Notify>,
     thread: thread::JoinHandle<()>,
+    /// Was the daemon told of anything?
+    reported: Arc<AtomicBool>,
 }
 
 impl Followed {
     /// What tells the daemon of finds.
     pub fn reporter(&self) -> Reporter {
-        Reporter(self.session.clone())
+        Reporter { session: self.session.clone(), reported: self.reported.clone() }
     }
 
-    /// Ends the session, once the daemon has heard everything.
+    /// Ends the session, once the daemon has heard everything. Where there was nothing to hear it ends with this process, and nobody
+    /// waits for that.
     pub fn finish(self) {
+        if !self.reported.load(Relaxed) {
+            return;
+        }
         self.over.notify_one();
         drop(self.session);
         drop(self.thread.join());
@@ -126,11 +141,15 @@ impl Followed {
 }
 
 /// Tells the daemon what was found in the tool's output.
-pub struct Reporter(Session);
+pub struct Reporter {
+    session: Session,
+    reported: Arc<AtomicBool>,
+}
 
 impl Reporter {
     /// Never waits.
     pub fn report(&self, found: Redacted) {
-        self.0.report(found);
+        self.reported.store(true, Relaxed);
+        self.session.report(found);
     }
 }
