@@ -36,6 +36,7 @@ pub enum Ask {
         version: String,
     },
     /// Ends the session, once everything that was to be told has been heard.
+    #[cfg(feature = "run")]
     Finish(oneshot::Sender<()>),
 }
 
@@ -94,6 +95,7 @@ impl Live {
         self.up.send(&request(message));
     }
 
+    #[cfg(feature = "run")]
     /// Says that nothing more comes, and waits until the daemon has read all that did.
     async fn finish(&mut self) {
         self.up.finish();
@@ -140,6 +142,7 @@ impl Link {
                         self.acknowledged.insert(name.clone(), version.clone());
                         live.send(Request::Acknowledge(Acknowledge { name, version }));
                     }
+                    #[cfg(feature = "run")]
                     Some(Ask::Finish(done)) => {
                         self.report(live);
                         live.finish().await;
@@ -244,6 +247,7 @@ async fn listen(asks: &mut mpsc::Receiver<Ask>, wanted: &mut Wanted, acknowledge
             Ask::Fetch { name, answer } => wanted.add(name, answer, None),
             Ask::Acknowledge { name, version } => drop(acknowledged.insert(name, version)),
             // There is nobody to tell.
+            #[cfg(feature = "run")]
             Ask::Finish(_) => return,
         }
     }

@@ -20,6 +20,7 @@ pub(super) struct Reports {
 type Kind = (String, String, i32, String, bool);
 
 impl Reports {
+    #[cfg(feature = "run")]
     pub fn add(&self, found: Redacted) {
         let Redacted { name, version, channel, encoding, count, stopped, line: _ } = found;
         *self.lock().entry((name, version, channel, encoding, stopped)).or_default() += count;

@@ -70,6 +70,7 @@ impl Up {
         drop(self.0.send_data(frame.freeze(), false));
     }
 
+    #[cfg(feature = "run")]
     /// Says that no more is coming.
     pub fn finish(&mut self) {
         drop(self.0.send_data(Bytes::new(), true));
