@@ -306,7 +306,7 @@ fn an_operator_must_be_one() {
     let as_nobody = || {
         let program = host.path("valetkey");
         if !program.exists() {
-            fs::copy(env!("CARGO_BIN_EXE_valetkey"), &program).unwrap();
+            fs::copy(env!("CARGO_BIN_EXE_valetkeyd"), &program).unwrap();
             fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let mut command = Command::new(program);

@@ -65,7 +65,7 @@ pub struct Args {
     /// Only this server; may be repeated
     #[arg(long, value_name = "SERVER")]
     only: Vec<String>,
-    /// Take this variable, option or header for a secret: its name, or args[N]
+    /// Take this variable, option or header for a secret: its name, or `args[N]`
     #[arg(long, value_name = "SERVER:NAME", value_parser = choice)]
     secret: Vec<(String, String)>,
     /// Do not take it for one

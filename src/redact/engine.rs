@@ -21,7 +21,7 @@
 //!
 //! It cannot know which places of a pattern are registered, nor which texts look alike to the filter. Text made of pieces of
 //! secrets costs one look-up in every eight bytes at worst; what is looked up is kept short by registering places that
-//! patterns share least ([`print`]). Secrets that repeat themselves (`aaaaaaaa`) are the slowest, and bounded in the same way.
+//! patterns share least ([`mod@print`]). Secrets that repeat themselves (`aaaaaaaa`) are the slowest, and bounded in the same way.
 
 mod filter;
 mod print;

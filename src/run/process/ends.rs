@@ -1,6 +1,6 @@
 //! How it ended.
 
-/// What [`super::supervise`] returns.
+/// What [`super::supervise()`] returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     /// What the launcher is to exit with.

@@ -16,7 +16,7 @@ pub enum Event {
     Signal(i32),
     /// Stop the tool, and start this in its place. Several within a short time make one, the last.
     Restart(Box<Start>),
-    /// Kill the tool, and all that it has started. [`super::supervise`] then returns.
+    /// Kill the tool, and all that it has started. [`super::supervise()`] then returns.
     Stop,
 }
 

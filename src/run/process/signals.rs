@@ -13,7 +13,7 @@ use rustix::process::Signal;
 const NOT_HELD: [i32; 8] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS, libc::SIGKILL, libc::SIGSTOP];
 
-/// All signals that can be held, held for [`super::supervise`]. Threads that are started afterwards inherit it. When it is
+/// All signals that can be held, held for [`super::supervise()`]. Threads that are started afterwards inherit it. When it is
 /// dropped, what was pending is delivered.
 pub struct Signals {
     descriptor: OwnedFd,

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 /// A program, and all that its process is to have.
 pub struct Start {
-    /// The file to execute, found already ([`super::find`]).
+    /// The file to execute, found already ([`super::find()`]).
     pub program: CString,
     /// Its arguments, the first of which is its name.
     pub arguments: Vec<CString>,
