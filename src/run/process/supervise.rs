@@ -181,7 +181,7 @@ impl<F: Filter> Supervisor<'_, F> {
     fn started(&mut self, pid: i32) {
         self.tool = Some(pid);
         self.take_foreground();
-        if self.restart.is_starting() {
+        if self.restart.introduces() {
             self.introduce();
         }
     }
@@ -205,7 +205,7 @@ impl<F: Filter> Supervisor<'_, F> {
 
     fn told_to_end(&mut self, signal: i32) {
         if matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT) {
-            self.restart.give_up();
+            self.give_up_restart();
             if self.status.is_some() {
                 // The tool is; what holds the launcher is the rest of its tree, or an unread pipe.
                 self.guardian.kill();

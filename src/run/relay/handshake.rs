@@ -184,6 +184,12 @@ impl Handshake {
         }
         true
     }
+
+    /// The server stays: lets it have what has waited for another.
+    pub fn resume(&mut self, server: &mut Vec<u8>) {
+        let held = self.held.take().unwrap_or_default();
+        held.split_inclusive(|byte| *byte == b'\n').for_each(|line| self.deliver(line, server));
+    }
 }
 
 fn is_answer(line: &[u8]) -> bool {
