@@ -309,7 +309,7 @@ impl admin_server::Admin for AdminService {
         let operator = self.operator(&request)?;
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator has a text cleaned");
         let redactor = self.broker.store().redactor().clone();
-        let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, Vec::new(), request.into_inner());
+        let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, None, request.into_inner());
         Ok(Response::new(answers))
     }
 

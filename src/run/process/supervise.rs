@@ -114,8 +114,10 @@ impl<F: Filter> Supervisor<'_, F> {
     }
 
     fn ended(&self) -> Ended {
-        // Where the guardian was killed and the status lost with it: as if by SIGKILL.
-        Ended { code: ends::code(self.status.unwrap_or(libc::SIGKILL)), why: self.why }
+        // Where the guardian was killed and the status lost with it: as if by SIGKILL. The same where a tool that was to be killed had
+        // ended by then: what it wrote was not passed on, and that is no success.
+        let status = self.status.filter(|_| self.why != Why::Forbidden).unwrap_or(libc::SIGKILL);
+        Ended { code: ends::code(status), why: self.why }
     }
 
     fn handle(&mut self, source: Source, ready: i16) -> Result<(), NotStarted> {
