@@ -229,9 +229,10 @@ impl Broker {
         self.end(End::ProcessGone, |session| session.peer.process == *process);
     }
 
-    /// What a second brings: unary sessions that were not renewed end, and finds that wait to be told are.
+    /// What a second brings: unary sessions that were not renewed end, and finds that wait to be told are, those in the log among them.
     pub fn expire(&self) {
         let now = self.uptime();
+        self.found_in_log(crate::redact::log::take_found());
         self.redactions.tell_due(now);
         self.end(End::Expired, |session| matches!(session.form(), Form::Unary { expires } if expires <= now));
     }

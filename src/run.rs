@@ -182,6 +182,8 @@ impl From<Error> for Failure {
             Error::Unreachable { .. } | Error::TimedOut(_) => {
                 (UNREACHABLE, "systemctl status valetkeyd; or --socket PATH for one that listens elsewhere")
             }
+            // It says what to do by itself.
+            Error::Denied { reason, .. } if reason == "COMMAND_NOT_ALLOWED" => (DENIED, "nothing was started"),
             Error::Denied { .. } => (DENIED, "an operator can ask: valetkey explain TOOL SECRET"),
             Error::Limited { .. } => (DENIED, "the limit is the tool's `limits` in its policy file"),
             Error::BadRequest(_) => (USAGE, "valetkey run --help"),

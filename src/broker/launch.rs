@@ -16,7 +16,7 @@ use crate::{
     name::{SecretName, ToolName, Version},
     peer::{Peer, Witness},
     policy::{Decision, Plan, Request, Scope},
-    redact::{Form, Redactor, lines::Hit},
+    redact::{self, Form, Redactor, lines::Hit},
     session::Session,
 };
 
@@ -113,18 +113,30 @@ impl Broker {
     /// What was found in a text that the process of this session had cleaned.
     pub fn found_in_text(&self, session: &Session, hits: &[Hit]) {
         for hit in hits {
-            self.count_find(session, Some(hit.secret.clone()), Some(hit.version.clone()), Channel::Text, hit.form, 1, false);
+            self.count_find(session, secret_of(&hit.secret, hit.form), hit.version.clone(), Channel::Text, hit.form, 1, false);
         }
     }
 
     /// The same for an operator's text.
     pub fn found_in_operators_text(&self, hits: &[Hit]) {
         for hit in hits {
-            let kind = Kind { tool: None, secret: Some(hit.secret.clone()), channel: Channel::Text, encoding: hit.form.as_str() };
-            let canary = self.policy().is_canary(&hit.secret);
-            let version = Some(hit.version.clone());
-            self.redactions.add(Find { kind, session: None, version, count: 1, stopped: false, canary }, self.uptime());
+            self.count_own(&hit.secret, hit.version.clone(), Channel::Text, hit.form, 1);
         }
+    }
+
+    /// What was found in the daemon's own log.
+    pub(super) fn found_in_log(&self, hits: Vec<redact::Hit>) {
+        for hit in hits {
+            self.count_own(&hit.name, hit.version, Channel::Log, hit.form, hit.count);
+        }
+    }
+
+    /// A find that is no tool's.
+    fn count_own(&self, name: &SecretName, version: Option<Version>, channel: Channel, form: Form, count: u64) {
+        let secret = secret_of(name, form);
+        let canary = secret.as_ref().is_some_and(|secret| self.policy().is_canary(secret));
+        let kind = Kind { tool: None, secret, channel, encoding: form.as_str() };
+        self.redactions.add(Find { kind, session: None, version, count, stopped: false, canary }, self.uptime());
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one event")]
@@ -143,6 +155,11 @@ impl Broker {
         let kind = Kind { tool: Some(session.tool().clone()), secret, channel, encoding: form.as_str() };
         self.redactions.add(Find { kind, session: Some(session.id), version, count, stopped, canary }, self.uptime());
     }
+}
+
+/// None for a shape: its name is no secret's.
+fn secret_of(name: &SecretName, form: Form) -> Option<SecretName> {
+    (form != Form::Shape).then(|| name.clone())
 }
 
 /// A text that is being cleaned for a tool, until it is dropped.

@@ -18,6 +18,8 @@ pub enum Channel {
     Terminal,
     /// A text that somebody gave to the daemon to clean.
     Text,
+    /// The daemon's own log.
+    Log,
 }
 
 impl Channel {
@@ -28,6 +30,7 @@ impl Channel {
             Self::Stderr => "stderr",
             Self::Terminal => "terminal",
             Self::Text => "text",
+            Self::Log => "log",
         }
     }
 }
@@ -35,7 +38,7 @@ impl Channel {
 /// What counts together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kind {
-    /// `None`: an operator's text.
+    /// `None`: an operator's text, or the daemon's own log.
     pub tool: Option<ToolName>,
     /// `None`: the shape of a key, which is no secret of ours.
     pub secret: Option<SecretName>,
@@ -131,7 +134,7 @@ fn say(find: &Find, total: u64) {
             "CANARY: a secret that nobody uses was found: something has leaked"
         );
     } else {
-        warn!(%tool, %session, %secret, %version, channel, encoding, count, total, stopped, "a value was found in what the tool wrote");
+        warn!(%tool, %session, %secret, %version, channel, encoding, count, total, stopped, "a value was found where none should be");
     }
 }
 

@@ -237,8 +237,12 @@ impl Operations {
     }
 
     async fn try_reload(&self, before: &Config) -> Result<Reloaded, Vec<String>> {
-        let lines = |problems: &[config::Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let config = config::load(&before.file).map_err(|problems| lines(&problems))?;
+        // Warnings are no reasons: `valetkey check` has them.
+        let errors = |problems: Vec<config::Problem>| {
+            let errors = problems.into_iter().filter(|problem| problem.severity == config::Severity::Error);
+            errors.map(|problem| problem.to_string()).collect::<Vec<_>>()
+        };
+        let config = config::load(&before.file).map_err(errors)?;
         // A file that someone is about to write is empty first. To take everything away, take the tools away, or stop the daemon.
         if config.sources.is_empty() && config.secrets.is_empty() && config.policy.tools().next().is_none() {
             return Err(vec![format!("{}: there is nothing in it: no source, no secret and no tool", config.file.display())]);

@@ -138,6 +138,24 @@ impl AdminService {
     }
 }
 
+/// Bytes of reasons that one answer carries. They stand in a header, of which clients take 16 KiB, and there a byte may become three.
+const MOST_TOLD: usize = 4 << 10;
+
+/// The first of them, and how many more there are.
+fn told(reasons: &[String]) -> String {
+    let mut told = String::new();
+    for (index, reason) in reasons.iter().enumerate() {
+        if index > 0 && told.len() + reason.len() > MOST_TOLD {
+            return told
+                + &format!("and {} more: the daemon's log has all of them, and so has `valetkey check`", reasons.len() - index);
+        }
+        told += reason;
+        told.push('\n');
+    }
+    told.truncate(told.trim_end().len());
+    told
+}
+
 fn delivery(secret: &SecretName, delivery: &Delivery) -> v1::ToolDelivery {
     let variable = delivery.variable().unwrap_or_default().to_owned();
     v1::ToolDelivery { secret: secret.to_string(), by: delivery.word().into(), variable }
@@ -309,7 +327,7 @@ impl admin_server::Admin for AdminService {
         let operator = self.operator(&request)?;
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator has a text cleaned");
         let redactor = self.broker.store().redactor().clone();
-        let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, Vec::new(), request.into_inner());
+        let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, None, request.into_inner());
         Ok(Response::new(answers))
     }
 
@@ -342,7 +360,7 @@ impl admin_server::Admin for AdminService {
         // In a task of its own: it is carried through though its caller goes away. Half of one would leave nothing kept fresh.
         let reloading = tokio::spawn(async move { host.reload().await });
         let reloaded = reloading.await.map_err(|_| Status::internal("the reload failed inside; the daemon's log says why"))?;
-        let Reloaded { changes, sessions_ended } = reloaded.map_err(|reasons| Status::failed_precondition(reasons.join("\n")))?;
+        let Reloaded { changes, sessions_ended } = reloaded.map_err(|reasons| Status::failed_precondition(told(&reasons)))?;
         Ok(Response::new(v1::ReloadResponse { changes, sessions_ended: sessions_ended as u64 }))
     }
 

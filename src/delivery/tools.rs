@@ -133,11 +133,11 @@ impl broker_server::Broker for Unary {
         let caller = caller(&request)?;
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(stream::OPEN_WITHIN, requests.message()).await;
-        let Ok(Some(RedactRequest { session, text })) = first.map_err(|_| bad_first())? else { return Err(bad_first()) };
-        let session = self.broker.session(&*caller, &session).map_err(refused)?;
+        let Ok(Some(first)) = first.map_err(|_| bad_first())? else { return Err(bad_first()) };
+        let session = self.broker.session(&*caller, &first.session).map_err(refused)?;
         let (redactor, place) = self.broker.cleaning(&*caller, &session).map_err(refused)?;
         let asks = redact::Asks::Tool { session, _place: place };
-        Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, text, requests)))
+        Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, Some(first), requests)))
     }
 
     async fn session(&self, _: Request<tonic::Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {

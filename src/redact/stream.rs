@@ -15,7 +15,7 @@ mod prefixes;
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr_iter, memrchr};
 use zeroize::Zeroizing;
 
 use super::{
@@ -64,6 +64,8 @@ pub struct Stream {
     in_place: bool,
     /// `text` starts within a line.
     within_line: bool,
+    /// Which line that is, from 1. Counted only where it is asked for.
+    line: u64,
     /// `text` is a line of JSON without its end.
     json: bool,
     failed: bool,
@@ -72,7 +74,7 @@ pub struct Stream {
 impl Stream {
     pub(super) fn new(redactor: Redactor, wanted: Wanted) -> Self {
         let text = Zeroizing::default();
-        Self { redactor, wanted, text, passed: 0, in_place: false, within_line: false, json: false, failed: false }
+        Self { redactor, wanted, text, passed: 0, in_place: false, within_line: false, line: 1, json: false, failed: false }
     }
 
     /// The next piece. Answers with what may be passed on by now.
@@ -122,12 +124,14 @@ impl Stream {
         let cleaner = Cleaner { finder: redactor.finder(&tables, self.wanted.shapes), named: &named };
         if self.text.is_empty() {
             let (passed, kept) = self.pass(piece, &cleaner, &tables, ends);
+            self.line += self.lines_in(&piece[..kept]);
             self.text = Zeroizing::new(piece[kept..].to_vec());
             return self.limited(passed);
         }
         let mut text = std::mem::take(&mut self.text);
         text.extend_from_slice(piece);
         let (passed, kept) = self.pass(&text, &cleaner, &tables, ends);
+        self.line += self.lines_in(&text[..kept]);
         let passed = Passed { text: Cow::Owned(passed.text.into_owned()), hits: passed.hits };
         // Into a buffer of its own: what is taken out of one stays in its memory, and this was not redacted.
         self.text = if kept == 0 { text } else { Zeroizing::new(text[kept..].to_vec()) };
@@ -137,6 +141,10 @@ impl Stream {
     /// What stands before a line that is too long was clean, and is lost with it: no matter, as the tool is stopped.
     fn limited<'t>(&mut self, passed: Passed<'t>) -> Result<Passed<'t>, LineTooLong> {
         self.hold(b"").map(|_| passed)
+    }
+
+    fn lines_in(&self, text: &[u8]) -> u64 {
+        if self.wanted.lines { memchr_iter(b'\n', text).count() as u64 } else { 0 }
     }
 
     /// What of `text` may be passed on beyond what was, and from where on it must be kept.
@@ -182,10 +190,15 @@ impl Stream {
     fn cleaned<'t>(&mut self, scope: &[u8], cleaner: &Cleaner<'_>, merged: &[Merged<'_>], held_from: usize) -> Passed<'t> {
         let mut out = Vec::with_capacity(scope.len() - self.passed.min(scope.len()));
         let (mut hits, mut next) = (Hits::default(), 0);
+        let mut counted = (0, self.line);
         while let Some(one) = merged.get(next).filter(|one| one.range.start < held_from) {
             next += 1;
             if one.range.end <= self.passed {
                 continue;
+            }
+            if self.wanted.lines {
+                counted = (one.range.start, counted.1 + self.lines_in(&scope[counted.0..one.range.start]));
+                hits.line = Some(counted.1);
             }
             hits.count(one, self.passed);
             match self.json_line(scope, one.range.start) {
@@ -195,7 +208,8 @@ impl Stream {
                         next += 1;
                     }
                     let first = merged[..next].partition_point(|one| one.range.start < start);
-                    self.put_line(&scope[..end], start, cleaner, &json::spots(&merged[first..next], start), &mut out);
+                    let spots = json::spots(&merged[first..next], start);
+                    self.put_line(&scope[..end], start, cleaner, &spots, &mut hits, &mut out);
                 }
                 None => self.put(scope, one, cleaner, &mut out),
             }
@@ -220,11 +234,19 @@ impl Stream {
     }
 
     /// Passes on what stands before the line of JSON at the end, and what can be passed on of that.
-    fn put_line(&mut self, scope: &[u8], start: usize, cleaner: &Cleaner<'_>, spots: &[Spot<'_>], out: &mut Vec<u8>) {
+    fn put_line<'e>(
+        &mut self,
+        scope: &[u8],
+        start: usize,
+        cleaner: &Cleaner<'e>,
+        spots: &[Spot<'e>],
+        hits: &mut Hits,
+        out: &mut Vec<u8>,
+    ) {
         // White space may have been passed on; it stands in the clean line as well.
         let already = self.passed.saturating_sub(start);
         out.extend_from_slice(&scope[self.passed.min(start)..start]);
-        self.passed = match cleaner.clean(&scope[start..], spots) {
+        self.passed = match cleaner.clean(&scope[start..], spots, hits) {
             Some(clean) => {
                 out.extend_from_slice(&clean[already..]);
                 scope.len()

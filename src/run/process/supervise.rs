@@ -114,8 +114,10 @@ impl<F: Filter> Supervisor<'_, F> {
     }
 
     fn ended(&self) -> Ended {
-        // Where the guardian was killed and the status lost with it: as if by SIGKILL.
-        Ended { code: ends::code(self.status.unwrap_or(libc::SIGKILL)), why: self.why }
+        // Where the guardian was killed and the status lost with it: as if by SIGKILL. The same where a tool that was to be killed had
+        // ended by then: what it wrote was not passed on, and that is no success.
+        let status = self.status.filter(|_| self.why != Why::Forbidden).unwrap_or(libc::SIGKILL);
+        Ended { code: ends::code(status), why: self.why }
     }
 
     fn handle(&mut self, source: Source, ready: i16) -> Result<(), NotStarted> {
@@ -181,7 +183,7 @@ impl<F: Filter> Supervisor<'_, F> {
     fn started(&mut self, pid: i32) {
         self.tool = Some(pid);
         self.take_foreground();
-        if self.restart.is_starting() {
+        if self.restart.introduces() {
             self.introduce();
         }
     }
@@ -205,7 +207,7 @@ impl<F: Filter> Supervisor<'_, F> {
 
     fn told_to_end(&mut self, signal: i32) {
         if matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT) {
-            self.restart.give_up();
+            self.give_up_restart();
             if self.status.is_some() {
                 // The tool is; what holds the launcher is the rest of its tree, or an unread pipe.
                 self.guardian.kill();
