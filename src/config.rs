@@ -23,6 +23,7 @@ mod explain;
 mod file;
 mod identity;
 mod launch;
+mod limits;
 mod links;
 mod pasted;
 mod problem;
@@ -93,6 +94,8 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let main = tops.iter().find(|section| !section.doc.drop_in);
 
     let daemon = main.and_then(|top| top.section("daemon", daemon::KEYS, &[])).map(|section| daemon::read(&section));
+    let ceilings = main.and_then(|top| top.section("limits", limits::CEILING_KEYS, limits::CEILINGS_REFUSED));
+    let ceilings = ceilings.map(|section| limits::ceilings(&section)).unwrap_or_default();
     let named = main.map(|top| top.named("source", sources::NAME_RULE)).unwrap_or_default();
     let sources = define(named, main_read, sources::read);
     let named = main.map(|top| top.named("secret", secrets::NAME_RULE)).unwrap_or_default();
@@ -121,18 +124,29 @@ fn load_into(path: &Path, report: &Report) -> Config {
         daemon: daemon.unwrap_or_default(),
         sources: sources.usable,
         secrets: secrets.usable,
-        policy: Policy::new(tools, names).with_canaries(canaries),
+        policy: Policy::new(tools, names).with_canaries(canaries).with_ceilings(ceilings),
         problems: Vec::new(),
     }
 }
 
-const TOP_KEYS: &[Key] =
-    &[key("daemon", "[daemon]"), key("source", "[source.NAME]"), key("secret", "[secret.\"NAME\"]"), key("tool", "[tool.NAME]")];
+const TOP_KEYS: &[Key] = &[
+    key("daemon", "[daemon]"),
+    key("limits", "[limits]"),
+    key("source", "[source.NAME]"),
+    key("secret", "[secret.\"NAME\"]"),
+    key("tool", "[tool.NAME]"),
+];
 const DROP_IN_KEYS: &[Key] = &[key("tool", "[tool.NAME]")];
 
 const NOT_HERE: &str = "a drop-in may define tools only; what a package ships must not say where secrets come from";
 const DROP_IN_REFUSED: &[Refused] = &[
     Refused { name: "daemon", means: "", why: NOT_HERE, instead: "[daemon] in valetkey.toml" },
+    Refused {
+        name: "limits",
+        means: "",
+        why: NOT_HERE,
+        instead: "[limits] in valetkey.toml, and limits = { ... } in [tool.NAME]",
+    },
     Refused { name: "source", means: "", why: NOT_HERE, instead: "[source.NAME] in valetkey.toml" },
     Refused { name: "secret", means: "", why: NOT_HERE, instead: "[secret.\"NAME\"] in valetkey.toml" },
 ];
@@ -165,6 +179,7 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("", TOP_KEYS),
         ("daemon", daemon::KEYS),
         ("daemon: last-good", daemon::LAST_GOOD_KEYS),
+        ("limits", limits::CEILING_KEYS),
         ("source, aws-secrets-manager", sources::aws::KEYS),
         ("source, aws-parameter-store", sources::aws::KEYS),
         ("source, vault", sources::vault::KEYS),
@@ -180,7 +195,7 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("tool", tools::KEYS),
         ("tool: run-as", identity::KEYS),
         ("tool: secrets", tools::GRANT_KEYS),
-        ("tool: limits", tools::LIMITS_KEYS),
+        ("tool: limits", limits::KEYS),
         ("tool: sandbox", sandbox::KEYS),
     ]
 }

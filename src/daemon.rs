@@ -167,7 +167,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     });
     let Config { policy, .. } = &config;
     let settings =
-        broker::Settings { max_sessions: config.daemon.max_sessions as usize, session_lifetime: config.daemon.session_lifetime };
+        broker::Settings { max_sessions: config.daemon.max_sessions, session_lifetime: config.daemon.session_lifetime };
     let broker = Arc::new(Broker::new(settings, policy.clone(), store));
     let config = Arc::new(config);
     let method = attestor.method().to_string();
@@ -241,14 +241,15 @@ impl Daemon {
             control_plane.spawn(delivery::serve_metrics(listener, metrics, stopped(stopping.clone())));
         }
         let admin_serves = control_plane.spawn(delivery::serve_admin(
-            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }),
+            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }, |_| true),
             broker.clone(),
             operations.clone(),
             health.clone(),
             stopped(stopping.clone()),
         ));
-        let tools_serve =
-            delivery::serve_tools(tools.incoming(attestor, room), broker.clone(), health.clone(), stopped(stopping));
+        let known = broker.clone();
+        let incoming = tools.incoming(attestor, room, move |peer| known.knows(peer));
+        let tools_serve = delivery::serve_tools(incoming, broker.clone(), health.clone(), stopped(stopping));
         let drain = daemon.drain_timeout;
         let ended = tools_plane.block_on(async {
             let expiring = tokio::spawn(expire(broker.clone()));
@@ -278,6 +279,7 @@ impl Daemon {
         // The operators' side drains in the time that is left; then everything goes, and values with it.
         let _ = tools_plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), admin_serves).await });
         control_plane.block_on(operations.close());
+        broker.finish();
         control_plane.shutdown_timeout(Duration::from_millis(500));
         info!("stopped");
         ended

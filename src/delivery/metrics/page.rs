@@ -18,9 +18,10 @@ use crate::{
     broker::Broker,
     delivery::{
         admin::{Host, HostStatus, SourceFacts},
-        listener::Connections,
+        places::Connections,
         status,
     },
+    limits::Limit,
     measure::{BOUNDS, Latency},
     name::{SourceName, ToolName},
     redact::log,
@@ -142,10 +143,11 @@ impl Facts {
         let handouts = tools.iter().map(|tool| ([("tool", tool.as_str())], self.broker.tally(tool).handouts.load(Relaxed)));
         page.counter("handouts", "Secrets handed out.", handouts)?;
         let refusals = self.broker.refusals();
-        let refusals = refusals.iter().filter(|((tool, _), _)| tool.as_ref().is_none_or(|tool| tools.contains(&tool)));
-        let refusals = refusals.map(|((tool, reason), count)| {
+        let refusals = refusals.iter().filter(|((tool, ..), _)| tool.as_ref().is_none_or(|tool| tools.contains(&tool)));
+        let refusals = refusals.map(|((tool, reason, limit), count)| {
             let reason = status::reason(*reason).as_str_name().trim_start_matches("REASON_");
-            ([("tool", tool.as_ref().map_or("", |tool| tool.as_str())), ("reason", reason)], *count)
+            let tool = tool.as_ref().map_or("", |tool| tool.as_str());
+            ([("tool", tool), ("reason", reason), ("limit", limit.map_or("", Limit::name))], *count)
         });
         page.counter(
             "refusals",
