@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tracing::field;
 
 use crate::{
+    alarm::Alarms,
     limits::{Limit, Reached, Tally, Whose},
     measure::{Latency, span},
     name::{SecretName, SessionId, ToolName, Version, is_unprintable},
@@ -62,6 +63,8 @@ pub struct Broker {
     latency: Latency,
     refusals: Refusals,
     redactions: Redactions,
+    /// `None`: nothing is configured to deserve one.
+    alarms: Option<Arc<Alarms>>,
     /// Was everything loaded that the policy needs?
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
@@ -103,9 +106,19 @@ impl Broker {
             latency: Latency::default(),
             refusals: Refusals::default(),
             redactions: Redactions::default(),
+            alarms: None,
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         }
+    }
+
+    /// The same, with someone who watches for what deserves an alarm.
+    pub fn with_alarms(self, alarms: Option<Arc<Alarms>>) -> Self {
+        Self { alarms, ..self }
+    }
+
+    pub fn alarms(&self) -> Option<&Arc<Alarms>> {
+        self.alarms.as_ref()
     }
 
     /// Opens a session: the caller is the tool it names, and everything it declares is granted; or nothing is.
@@ -417,9 +430,9 @@ impl Broker {
     /// Puts on record what was found, and makes it what is handed over.
     fn hand_out(&self, session: &Session, Found { grant, held }: Found<'_>) -> Handout {
         let secret = grant.secret();
-        session.holds(secret, &held.version);
+        let first = session.holds(secret, &held.version);
         session.tally.handouts.fetch_add(1, Relaxed);
-        self.note(&Event::HandedOut { session, secret, version: &held.version, by: grant.origin() });
+        self.note(&Event::HandedOut { session, secret, version: &held.version, by: grant.origin(), first });
         Handout { secret: secret.clone(), held }
     }
 }

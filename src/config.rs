@@ -17,6 +17,7 @@ use crate::{
 
 mod accounts;
 mod address;
+mod alarm;
 mod daemon;
 mod duration;
 mod explain;
@@ -36,6 +37,7 @@ mod tools;
 mod upstream;
 mod variable;
 
+pub use alarm::{AlarmSettings, WebhookTarget};
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};
 pub use problem::{Problem, Severity};
@@ -59,6 +61,8 @@ pub struct Config {
     /// The main file, as it was named.
     pub file: Arc<Path>,
     pub daemon: DaemonSettings,
+    /// `None`: nothing deserves an alarm but what the log says anyway.
+    pub alarm: Option<AlarmSettings>,
     pub sources: BTreeMap<SourceName, SourceSettings>,
     pub secrets: BTreeMap<SecretName, SecretSettings>,
     pub policy: Policy,
@@ -94,6 +98,8 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let main = tops.iter().find(|section| !section.doc.drop_in);
 
     let daemon = main.and_then(|top| top.section("daemon", daemon::KEYS, &[])).map(|section| daemon::read(&section));
+    let alarm =
+        main.and_then(|top| top.section("alarm", alarm::KEYS, alarm::REFUSED)).map(|section| (alarm::read(&section), section));
     let ceilings = main.and_then(|top| top.section("limits", limits::CEILING_KEYS, limits::CEILINGS_REFUSED));
     let ceilings = ceilings.map(|section| limits::ceilings(&section)).unwrap_or_default();
     let named = main.map(|top| top.named("source", sources::NAME_RULE)).unwrap_or_default();
@@ -117,11 +123,17 @@ fn load_into(path: &Path, report: &Report) -> Config {
     }
     let secrets = Defined { complete: all_read && report.errors() == before, ..secrets };
     links::check(&sources, &secrets, &tools, path, report);
+    if let Some((_, section)) = &alarm
+        && !tools.values().any(|tool| tool.run_as.needs_executable())
+    {
+        alarm::warn_of_unseen_executables(section);
+    }
     let names: BTreeSet<SecretName> = secrets.usable.keys().cloned().collect();
     let canaries = secrets.usable.iter().filter(|(_, secret)| secret.canary).map(|(name, _)| name.clone()).collect();
     Config {
         file: path.into(),
         daemon: daemon.unwrap_or_default(),
+        alarm: alarm.map(|(settings, _)| settings),
         sources: sources.usable,
         secrets: secrets.usable,
         policy: Policy::new(tools, names).with_canaries(canaries).with_ceilings(ceilings),
@@ -132,6 +144,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
 const TOP_KEYS: &[Key] = &[
     key("daemon", "[daemon]"),
     key("limits", "[limits]"),
+    key("alarm", "[alarm]"),
     key("source", "[source.NAME]"),
     key("secret", "[secret.\"NAME\"]"),
     key("tool", "[tool.NAME]"),
@@ -147,6 +160,7 @@ const DROP_IN_REFUSED: &[Refused] = &[
         why: NOT_HERE,
         instead: "[limits] in valetkey.toml, and limits = { ... } in [tool.NAME]",
     },
+    Refused { name: "alarm", means: "", why: NOT_HERE, instead: "[alarm] in valetkey.toml" },
     Refused { name: "source", means: "", why: NOT_HERE, instead: "[source.NAME] in valetkey.toml" },
     Refused { name: "secret", means: "", why: NOT_HERE, instead: "[secret.\"NAME\"] in valetkey.toml" },
 ];
@@ -180,6 +194,8 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("daemon", daemon::KEYS),
         ("daemon: last-good", daemon::LAST_GOOD_KEYS),
         ("limits", limits::CEILING_KEYS),
+        ("alarm", alarm::KEYS),
+        ("alarm: webhook", alarm::WEBHOOK_KEYS),
         ("source, aws-secrets-manager", sources::aws::KEYS),
         ("source, aws-parameter-store", sources::aws::KEYS),
         ("source, vault", sources::vault::KEYS),

@@ -116,16 +116,17 @@ impl Session {
         }
     }
 
-    /// Remembers that this version was handed to the process. Says whether the process held another version before.
-    pub fn holds(&self, secret: &SecretName, version: &Version) {
+    /// Remembers that this version was handed to the process. `true`: it held none of this secret before.
+    pub fn holds(&self, secret: &SecretName, version: &Version) -> bool {
         self.handouts.fetch_add(1, Relaxed);
         let mut held = lock(&self.held);
         match held.get_mut(secret) {
-            Some(before) if before == version => {}
-            Some(before) => *before = version.clone(),
-            None => {
-                held.insert(secret.clone(), version.clone());
+            Some(before) if before == version => false,
+            Some(before) => {
+                *before = version.clone();
+                false
             }
+            None => held.insert(secret.clone(), version.clone()).is_none(),
         }
     }
 

@@ -103,10 +103,7 @@ async fn a_batch_is_served_whole_or_costs_nothing() {
     // More than can ever pass: waiting would not help, and it is not told to.
     let status = ask(&mut broker, 11).await.err().unwrap();
     assert_eq!(reason(&status), "LIMIT_REACHED");
-    assert!(
-        status.get_details_retry_info().is_none() && status.message().contains("ask for fewer in one call"),
-        "{status:?}"
-    );
+    assert!(status.get_details_retry_info().is_none() && status.message().contains("ask for fewer in one call"), "{status:?}");
     assert_eq!(ask(&mut broker, 7).await.unwrap().len(), 7);
     let status = ask(&mut broker, 8).await.err().unwrap();
     assert!(status.get_details_retry_info().is_some());

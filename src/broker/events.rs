@@ -14,6 +14,7 @@ use super::{
     redactions::{self, Find},
 };
 use crate::{
+    alarm::{Alarms, Subject},
     limits::{Limit, Repeats, Told},
     name::{SecretName, SessionId, ToolName, Version},
     peer::Peer,
@@ -36,6 +37,8 @@ pub enum Event<'a> {
         version: &'a Version,
         /// The line of policy that decided.
         by: &'a Origin,
+        /// The session had none of this secret before.
+        first: bool,
     },
     /// The process says that it uses this version now.
     InUse {
@@ -174,6 +177,9 @@ impl Broker {
     /// The one place where everything that happens comes by.
     pub(super) fn note(&self, event: &Event<'_>) {
         event.log();
+        if let Some(alarms) = &self.alarms {
+            event.alarm(alarms);
+        }
     }
 
     /// Counts a refusal, and notes it unless it is to be summed up with others.
@@ -184,6 +190,13 @@ impl Broker {
                 && let Some(tally) = self.known_tally(&policy, asker.tool)
             {
                 tally.denials.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            if refused.reason.is_denial()
+                && let Some(alarms) = &self.alarms
+            {
+                let tool = asker.session.map(Session::tool);
+                let subject = || Subject::of(asker.peer, tool.cloned(), asker.session.map(|session| session.id));
+                alarms.denial(subject, tool, asker.peer.uid);
             }
             let told = self.refusals.add(&policy, asker, refused, self.uptime());
             told.iter().for_each(|told| self.note(&Event::Refused(told)));
@@ -221,7 +234,7 @@ impl Event<'_> {
             Self::SessionEnded(session, why) => {
                 info!(tool = %session.tool(), session = %session.id, ?why, "session ended");
             }
-            Self::HandedOut { session, secret, version, by } => {
+            Self::HandedOut { session, secret, version, by, first: _ } => {
                 debug!(tool = %session.tool(), session = %session.id, %secret, %version, %by, "handed out");
             }
             Self::InUse { session, secret, version } => {
@@ -231,6 +244,41 @@ impl Event<'_> {
             Self::Found(told) => redactions::log(told),
         }
     }
+}
+
+impl Event<'_> {
+    /// Does it deserve an alarm? Told in names and fixed words: what a caller asked for may be anything.
+    fn alarm(&self, alarms: &Alarms) {
+        match self {
+            Self::SessionOpened(session) => {
+                if let Some(executable) = &session.peer.executable {
+                    alarms.runs(session.tool(), executable.sha256, || subject(session));
+                }
+            }
+            Self::HandedOut { session, secret, first: true, .. } => alarms.used(session.tool(), secret, || subject(session)),
+            Self::Refused(Told { event: Refusal { kind, tool, session, pid, uid, unit, .. }, count, .. }) => {
+                if let (true, Some(_)) = (kind.reason.is_denial(), &kind.secret) {
+                    let (tool, unit, secret) = (tool.clone(), unit.clone(), kind.secret.clone());
+                    let (pid, uid) = (Some(*pid), Some(*uid));
+                    let subject = Subject { tool, secret, session: *session, pid, uid, unit, executable: None };
+                    alarms.denied(subject, *count, kind.reason.word());
+                }
+            }
+            Self::Found(Told { event: find, count, .. }) if find.canary => {
+                let (tool, secret) = (find.kind.tool.clone(), find.kind.secret.clone());
+                alarms.canary(
+                    Subject { tool, secret, session: find.session, ..Subject::default() },
+                    *count,
+                    find.kind.channel.word(),
+                );
+            }
+            Self::Found(_) | Self::HandedOut { .. } | Self::SessionEnded(..) | Self::InUse { .. } => {}
+        }
+    }
+}
+
+fn subject(session: &Session) -> Subject {
+    Subject::of(&session.peer, Some(session.tool().clone()), Some(session.id))
 }
 
 fn log_refusal(Told { event, count, total, others }: &Told<Refusal>) {

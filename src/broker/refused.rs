@@ -47,6 +47,23 @@ pub(super) struct Why {
 }
 
 impl Reason {
+    /// Its name in the contract, without the prefix.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::ToolNotAllowed => "TOOL_NOT_ALLOWED",
+            Self::ScopeNotAllowed => "SCOPE_NOT_ALLOWED",
+            Self::OutsideScope => "OUTSIDE_SCOPE",
+            Self::PeerChanged => "PEER_CHANGED",
+            Self::SecretUnavailable => "SECRET_UNAVAILABLE",
+            Self::LimitReached => "LIMIT_REACHED",
+            Self::SessionNotOpen => "SESSION_NOT_OPEN",
+            Self::BadRequest => "BAD_REQUEST",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::NotReady => "NOT_READY",
+            Self::CommandNotAllowed => "COMMAND_NOT_ALLOWED",
+        }
+    }
+
     /// Did policy say no?
     pub(super) fn is_denial(self) -> bool {
         match self {

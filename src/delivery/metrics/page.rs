@@ -19,7 +19,6 @@ use crate::{
     delivery::{
         admin::{Host, HostStatus, SourceFacts},
         places::Connections,
-        status,
     },
     limits::Limit,
     measure::{BOUNDS, Latency},
@@ -145,16 +144,17 @@ impl Facts {
         let refusals = self.broker.refusals();
         let refusals = refusals.iter().filter(|((tool, ..), _)| tool.as_ref().is_none_or(|tool| tools.contains(&tool)));
         let refusals = refusals.map(|((tool, reason, limit), count)| {
-            let reason = status::reason(*reason).as_str_name().trim_start_matches("REASON_");
+            let reason = reason.word();
             let tool = tool.as_ref().map_or("", |tool| tool.as_str());
             ([("tool", tool), ("reason", reason), ("limit", limit.map_or("", Limit::name))], *count)
         });
         page.counter(
             "refusals",
-            "Sessions and secrets that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.",
+            "Requests that were refused, by reason (docs/errors.md) and limit (docs/limits.md). No tool: one that the policy does not know.",
             refusals,
         )?;
         self.redactions(page, &tools)?;
+        self.alarms(page)?;
         let latency = [(NO_LABELS, self.broker.latency())];
         page.histogram(
             "handout_duration",
@@ -165,6 +165,17 @@ impl Facts {
 }
 
 impl Facts {
+    fn alarms(&self, page: &mut Page<'_>) -> fmt::Result {
+        let alarms = self.broker.alarms();
+        let raised = alarms.iter().flat_map(|alarms| alarms.counts()).map(|(kind, count)| ([("alarm", kind.word())], count));
+        page.counter("alarms", "Alarms, by the rule of configuration that raised them.", raised)?;
+        let delivered = alarms
+            .iter()
+            .flat_map(|alarms| alarms.deliveries())
+            .flat_map(|(to, deliveries)| deliveries.read().map(|(result, count)| ([("to", to), ("result", result)], count)));
+        page.counter("alarm_deliveries", "What became of them on their way to a hook or a webhook.", delivered)
+    }
+
     fn redactions(&self, page: &mut Page<'_>, tools: &[&ToolName]) -> fmt::Result {
         let listing = self.broker.store().listing();
         let redactions = self.broker.redactions();
