@@ -118,3 +118,68 @@ async fn deliver(to: &impl Deliver, alarm: &str) -> Result<(), String> {
     }
     to.deliver(alarm).await.map_err(|(Failure::Passing(why) | Failure::Final(why))| why)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::alarm::{Kind, Subject};
+
+    struct Scripted(Mutex<Vec<Result<(), Failure>>>);
+
+    impl Deliver for Scripted {
+        fn deliver<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+            let next = self.0.lock().unwrap().pop();
+            Box::pin(async move {
+                match next {
+                    Some(answer) => answer,
+                    None => std::future::pending().await,
+                }
+            })
+        }
+    }
+
+    fn alarm() -> Arc<Alarm> {
+        let subject = Subject::default();
+        Arc::new(Alarm { kind: Kind::Canary, at: SystemTime::UNIX_EPOCH, subject, count: 1, text: "a text".into() })
+    }
+
+    async fn settled(outlet: &Outlet) {
+        for _ in 0..1000 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if outlet.deliveries.done.load(Relaxed) + outlet.deliveries.failed.load(Relaxed) > 0 {
+                return;
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_pass_is_tried_again_and_what_is_final_is_not() {
+        let passing = || Err(Failure::Passing("busy".into()));
+        // The last is the first.
+        let outlet = Outlet::start("hook", Scripted(Mutex::new(vec![Ok(()), passing(), passing()])));
+        outlet.send(&alarm());
+        settled(&outlet).await;
+        assert_eq!(outlet.deliveries.read().map(|(_, count)| count), [1, 0, 0]);
+        let outlet = Outlet::start("hook", Scripted(Mutex::new(vec![Ok(()), Err(Failure::Final("no".into()))])));
+        outlet.send(&alarm());
+        settled(&outlet).await;
+        assert_eq!(outlet.deliveries.read().map(|(_, count)| count), [0, 1, 0]);
+        let outlet = Outlet::start("hook", Scripted(Mutex::new((0..20).map(|_| passing()).collect())));
+        outlet.send(&alarm());
+        settled(&outlet).await;
+        assert_eq!(outlet.deliveries.read().map(|(_, count)| count), [0, 1, 0], "there is an end to it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_has_no_room_is_counted_and_the_end_does_not_wait() {
+        let outlet = Outlet::start("hook", Scripted(Mutex::default()));
+        tokio::task::yield_now().await;
+        (0..ROOM + 40).for_each(|_| outlet.send(&alarm()));
+        assert_eq!(outlet.deliveries.read()[2], ("dropped", 40));
+        outlet.close().await;
+        outlet.send(&alarm());
+        assert_eq!(outlet.deliveries.read()[2], ("dropped", 41));
+    }
+}
