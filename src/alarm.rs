@@ -155,6 +155,8 @@ enum Denied {
     Tool(ToolName),
     /// One user, in all its units: their names are its own to choose.
     User(u32),
+    /// All for whom there is no room.
+    Others,
 }
 
 /// Watches for what deserves an alarm, and tells of it.
@@ -221,12 +223,15 @@ impl Alarms {
     /// Someone was denied something. `proven`: it is the tool of the subject.
     pub fn denial(&self, subject: impl FnOnce() -> Subject, proven: Option<&ToolName>, uid: u32) {
         let Some(most) = self.rules.denials_per_minute else { return };
-        let who = proven.map_or(Denied::User(uid), |tool| Denied::Tool(tool.clone()));
+        let mut who = proven.map_or(Denied::User(uid), |tool| Denied::Tool(tool.clone()));
         let now = self.since.elapsed();
         let meter = {
             let mut denials = lock(&self.denials);
-            if denials.len() >= MOST_DENIED {
+            if denials.len() >= MOST_DENIED && !denials.contains_key(&who) {
                 denials.retain(|_, meter| !meter.is_full(now));
+                if denials.len() >= MOST_DENIED {
+                    who = Denied::Others;
+                }
             }
             denials.entry(who.clone()).or_default().clone()
         };

@@ -92,7 +92,8 @@ async fn a_program_hears_of_each_and_of_no_value() {
     // What was summed up is told at the end.
     assert!(daemon.stop().success());
     let all = heard(&file);
-    let denied: u64 = all.iter().filter(|alarm| alarm["alarm"] == "denied-secret").map(|one| one["count"].as_u64().unwrap()).sum();
+    let denied: u64 =
+        all.iter().filter(|alarm| alarm["alarm"] == "denied-secret").map(|one| one["count"].as_u64().unwrap()).sum();
     assert_eq!(denied, 10, "{all:#?}");
     let said = fs::read_to_string(&file).unwrap() + &host.log() + &fs::read_to_string(host.path("alarm.json")).unwrap();
     assert!(!said.contains(DECOY) && !said.contains("value-of-a-key"), "{said}");

@@ -70,7 +70,7 @@ impl Broker {
                 return Err(Refused::unavailable(secret));
             };
             if let Err(absent) = self.store.read(&grant) {
-                let why = format!("not launched, because {secret} is not to be had: {absent}");
+                let why = format!("not launched, because a secret is not to be had: {secret}: {absent}");
                 return Err(Refused::unavailable(secret).because(why, Some(secret.clone())));
             }
         }

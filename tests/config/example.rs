@@ -43,7 +43,10 @@ fn options_shown_as_defaults_are_the_defaults() {
     let report = etc.report();
     let (warnings, end) = (report.matches("warning").count(), report.lines().last());
     assert_eq!((warnings, end), (2, Some("accepted")), "{report}");
-    assert!(report.contains("keeps `admin-group` out") && report.contains("`new-executable` in [alarm] sees nothing"), "{report}");
+    assert!(
+        report.contains("keeps `admin-group` out") && report.contains("`new-executable` in [alarm] sees nothing"),
+        "{report}"
+    );
 
     let (shown, plain) = (etc.load().unwrap(), Etc::of(&files(Path::new(EXAMPLE))).load().unwrap());
     let daemon = DaemonSettings {
