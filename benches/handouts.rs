@@ -73,7 +73,8 @@ fn main() {
 fn host() -> Host {
     let host = Host::new();
     let source = host.seal(&[("bench/key", &VALUE)]);
-    let limits = "limits = { per-minute = 1000000000, concurrent = 1000, per-session = 1000000000000 }\n";
+    let limits = "limits = { per-minute = 1000000000, concurrent = 1000, concurrent-requests = 1000, per-session = 1000000000000 }\n\
+        [limits]\nper-second = 1000000000\nper-minute = 4000000000\n";
     let tool = Host::tool("bench", rustix::process::getuid().as_raw(), &["bench/key"]);
     host.configure(
         "log-level = \"warn\"\nmax-connections-per-peer = 200\n",

@@ -167,8 +167,16 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     });
     let Config { policy, .. } = &config;
     let settings =
-        broker::Settings { max_sessions: config.daemon.max_sessions as usize, session_lifetime: config.daemon.session_lifetime };
-    let broker = Arc::new(Broker::new(settings, policy.clone(), store));
+        broker::Settings { max_sessions: config.daemon.max_sessions, session_lifetime: config.daemon.session_lifetime };
+    let alarms = {
+        let _inside = control_plane.enter();
+        assemble::alarms(&config, &captured)
+    };
+    let alarms = alarms.unwrap_or_else(|reason| {
+        reasons.push(reason);
+        None
+    });
+    let broker = Arc::new(Broker::new(settings, policy.clone(), store).with_alarms(alarms));
     let config = Arc::new(config);
     let method = attestor.method().to_string();
     let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, method };
@@ -241,14 +249,15 @@ impl Daemon {
             control_plane.spawn(delivery::serve_metrics(listener, metrics, stopped(stopping.clone())));
         }
         let admin_serves = control_plane.spawn(delivery::serve_admin(
-            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }),
+            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }, |_| true),
             broker.clone(),
             operations.clone(),
             health.clone(),
             stopped(stopping.clone()),
         ));
-        let tools_serve =
-            delivery::serve_tools(tools.incoming(attestor, room), broker.clone(), health.clone(), stopped(stopping));
+        let known = broker.clone();
+        let incoming = tools.incoming(attestor, room, move |peer| known.knows(peer));
+        let tools_serve = delivery::serve_tools(incoming, broker.clone(), health.clone(), stopped(stopping));
         let drain = daemon.drain_timeout;
         let ended = tools_plane.block_on(async {
             let expiring = tokio::spawn(expire(broker.clone()));
@@ -256,6 +265,7 @@ impl Daemon {
             let orders =
                 tokio::spawn(follow_orders(signals, operations.clone(), broker.clone(), health.clone(), stop, control.clone()));
             let announcing = control.spawn(announce_changes(broker.clone()));
+            let alarming = control.spawn(settle_alarms(broker.clone()));
             health.tools(false).await;
             health.admin(true).await;
             let mut loading = control.spawn(load_until_ready(operations.clone(), broker.clone(), health.clone()));
@@ -271,13 +281,17 @@ impl Daemon {
                 ended = serving => ended,
                 () = too_long(&broker, drain) => Ok(()),
             };
-            [expiring, orders, announcing].iter().for_each(tokio::task::JoinHandle::abort);
+            [expiring, orders, announcing, alarming].iter().for_each(tokio::task::JoinHandle::abort);
             loading.abort();
             ended
         });
         // The operators' side drains in the time that is left; then everything goes, and values with it.
         let _ = tools_plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), admin_serves).await });
         control_plane.block_on(operations.close());
+        broker.finish();
+        if let Some(alarms) = broker.alarms() {
+            control_plane.block_on(alarms.close());
+        }
         control_plane.shutdown_timeout(Duration::from_millis(500));
         info!("stopped");
         ended
@@ -330,6 +344,15 @@ async fn expire(broker: Arc<Broker>) {
     loop {
         every.tick().await;
         broker.expire();
+    }
+}
+
+/// Off the thread that serves tools: what alarms remember goes to disk.
+async fn settle_alarms(broker: Arc<Broker>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    while let Some(alarms) = broker.alarms().cloned() {
+        every.tick().await;
+        drop(tokio::task::spawn_blocking(move || alarms.settle()).await);
     }
 }
 

@@ -7,6 +7,8 @@ mod gather;
 mod launch;
 mod listener;
 mod metrics;
+mod pace;
+mod places;
 mod redact;
 mod requests;
 mod serve;
@@ -15,6 +17,7 @@ mod stream;
 mod tools;
 
 pub use admin::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts};
-pub use listener::{BindError, Connections, Listener, Room, Socket};
+pub use listener::{BindError, Listener, Socket};
 pub use metrics::{Metrics, MetricsListener, serve_metrics};
+pub use places::{Connections, Room};
 pub use serve::{Health, serve_admin, serve_tools};

@@ -40,6 +40,8 @@ pub mod session;
 pub mod store;
 
 #[cfg(feature = "daemon")]
+pub mod alarm;
+#[cfg(feature = "daemon")]
 pub mod attest;
 #[cfg(feature = "daemon")]
 pub mod broker;

@@ -43,6 +43,8 @@ pub enum End {
     ProcessGone,
     /// It was not renewed.
     Expired,
+    /// It has lived as long as its tool's limits allow.
+    LifetimeReached,
     /// An operator ended it.
     Revoked,
     /// The policy that is in force now does not allow it.
@@ -62,6 +64,10 @@ pub struct Session {
     /// How policy wants it launched, where a launcher opened it.
     pub plan: Option<Plan>,
     pub opened: SystemTime,
+    /// How long it may live, and until when that is, measured since the daemon started; a process that a launcher has become is not
+    /// ended so.
+    pub lifetime: Duration,
+    pub lives_until: Duration,
     pub handouts: AtomicU64,
     /// What its tool has taken, this session's share included.
     pub tally: Arc<Tally>,
@@ -89,25 +95,38 @@ impl Session {
         *lock(&self.form)
     }
 
-    /// Moves the end of a unary session. `false`: it is none, and has no such end.
-    pub fn renew(&self, until: Duration) -> bool {
+    /// Moves the end of a unary session, not beyond its lifetime, and says where it is now. `None`: it is none, and has no such end.
+    pub fn renew(&self, until: Duration) -> Option<Duration> {
         match &mut *lock(&self.form) {
-            Form::Unary { expires } => *expires = until,
-            Form::Stream | Form::Process => return false,
+            Form::Unary { expires } => {
+                *expires = until.min(self.lives_until);
+                Some(*expires)
+            }
+            Form::Stream | Form::Process => None,
         }
-        true
     }
 
-    /// Remembers that this version was handed to the process. Says whether the process held another version before.
-    pub fn holds(&self, secret: &SecretName, version: &Version) {
+    /// Why time alone ends it at this moment, measured since the daemon started.
+    pub fn is_over(&self, now: Duration) -> Option<End> {
+        match self.form() {
+            Form::Process => None,
+            _ if self.lives_until <= now => Some(End::LifetimeReached),
+            Form::Unary { expires } if expires <= now => Some(End::Expired),
+            Form::Stream | Form::Unary { .. } => None,
+        }
+    }
+
+    /// Remembers that this version was handed to the process. `true`: it held none of this secret before.
+    pub fn holds(&self, secret: &SecretName, version: &Version) -> bool {
         self.handouts.fetch_add(1, Relaxed);
         let mut held = lock(&self.held);
         match held.get_mut(secret) {
-            Some(before) if before == version => {}
-            Some(before) => *before = version.clone(),
-            None => {
-                held.insert(secret.clone(), version.clone());
+            Some(before) if before == version => false,
+            Some(before) => {
+                *before = version.clone();
+                false
             }
+            None => held.insert(secret.clone(), version.clone()).is_none(),
         }
     }
 
@@ -178,6 +197,8 @@ pub struct Opening {
     pub purpose: String,
     pub plan: Option<Plan>,
     pub form: Form,
+    pub lifetime: Duration,
+    pub lives_until: Duration,
     pub tally: Arc<Tally>,
 }
 
@@ -190,7 +211,7 @@ pub struct Sessions {
 impl Sessions {
     /// Opens a session for a scope that policy accepted.
     pub fn open(&self, id: SessionId, opening: Opening, now: SystemTime) -> Arc<Session> {
-        let Opening { scope, peer, purpose, plan, form, tally } = opening;
+        let Opening { scope, peer, purpose, plan, form, lifetime, lives_until, tally } = opening;
         let session = Arc::new(Session {
             id,
             scope,
@@ -198,6 +219,8 @@ impl Sessions {
             purpose,
             plan,
             opened: now,
+            lifetime,
+            lives_until,
             handouts: AtomicU64::new(0),
             tally,
             form: Mutex::new(form),

@@ -299,8 +299,9 @@ impl Operations {
             };
             return Err(unseen.into_iter().map(reason).collect());
         }
-        let same = before.daemon == after.daemon;
-        Ok(if same { Vec::new() } else { vec!["[daemon] changed: it takes effect when the daemon restarts".into()] })
+        let changed = [("[daemon]", before.daemon != after.daemon), ("[alarm]", before.alarm != after.alarm)];
+        let waits = |table| format!("{table} changed: it takes effect when the daemon restarts");
+        Ok(changed.into_iter().filter(|(_, changed)| *changed).map(|(table, _)| waits(table)).collect())
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed, tim
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use super::redact;
+use super::{pace::Guest, redact, status};
 use crate::{
     attest::Caller,
     broker::Broker,
@@ -108,11 +108,12 @@ impl AdminService {
 
     /// Who asks, if they may.
     fn operator<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Status> {
-        let caller = request.extensions().get::<Arc<Caller>>().cloned();
+        let caller = request.extensions().get::<Guest>().map(|guest| guest.caller.clone());
         let caller = caller.ok_or_else(|| Status::internal("this connection carries no attested caller"))?;
         let peer = caller.peer();
         caller.recheck().map_err(|changed| Status::unauthenticated(changed.to_string()))?;
         if self.host.may_operate(peer.uid, &[&[peer.gid], &*peer.groups].concat()) {
+            self.broker.operate(peer.uid).map_err(|refused| status::refused(&refused))?;
             return Ok(caller);
         }
         Err(Status::permission_denied(

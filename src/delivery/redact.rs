@@ -16,7 +16,7 @@ use crate::{
         Form, Redactor,
         lines::{Clean, Hit, Lines},
     },
-    session::{End, Session},
+    session::Session,
 };
 
 pub type Answers = Pin<Box<dyn Stream<Item = Result<RedactResponse, Status>> + Send>>;
@@ -86,7 +86,7 @@ impl Text {
     async fn next(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, Status> {
         let next = tokio::select! {
             next = tokio::time::timeout(SILENCE, self.requests.message()) => next,
-            end = over(&self.broker, &self.asks) => return Err(status::refused(&Refused::ended(end))),
+            ended = over(&self.broker, &self.asks) => return Err(status::refused(&ended)),
         };
         let next = next.map_err(|_| Status::deadline_exceeded("no text came for ten minutes"))??;
         match next {
@@ -133,7 +133,7 @@ impl Text {
         let Asks::Tool { session, .. } = &self.asks else { return Ok(()) };
         loop {
             if let Some(end) = session.ended() {
-                return Err(status::refused(&Refused::ended(end)));
+                return Err(status::refused(&Refused::ended(session, end)));
             }
             match self.broker.take_cleaning(session, bytes) {
                 Ok(()) => return Ok(()),
@@ -173,13 +173,13 @@ impl Text {
 }
 
 /// Resolves when nothing is cleaned any more: the session ended, or the daemon stops.
-async fn over(broker: &Broker, asks: &Asks) -> End {
+async fn over(broker: &Broker, asks: &Asks) -> Refused {
     let ended = async {
         let Asks::Tool { session, .. } = asks else { return std::future::pending().await };
         let mut news = session.watch();
         loop {
             if let Some(end) = session.ended() {
-                return end;
+                return Refused::ended(session, end);
             }
             if news.changed().await.is_err() {
                 return std::future::pending().await;
@@ -187,8 +187,8 @@ async fn over(broker: &Broker, asks: &Asks) -> End {
         }
     };
     tokio::select! {
-        end = ended => end,
-        () = broker.stopped() => End::ShuttingDown,
+        ended = ended => ended,
+        () = broker.stopped() => Refused::shutting_down(),
     }
 }
 

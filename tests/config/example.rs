@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use valetkey::{
+    alarm::Rules,
     config::{self, DaemonSettings, SecretSettings},
-    limits::Limits,
+    limits::{Ceilings, Limits},
     policy::Policy,
 };
 
@@ -38,11 +39,14 @@ fn uncommented(text: &str) -> String {
 fn options_shown_as_defaults_are_the_defaults() {
     let all: Vec<_> = files(Path::new(EXAMPLE)).into_iter().map(|(name, text)| (name, uncommented(&text))).collect();
     let etc = Etc::of(&all);
-    // Of the options without a default, this one is the only one with something to say.
+    // Of the options, these alone have something to say.
     let report = etc.report();
     let (warnings, end) = (report.matches("warning").count(), report.lines().last());
-    assert_eq!((warnings, end), (1, Some("accepted")), "{report}");
-    assert!(report.contains("keeps `admin-group` out"), "{report}");
+    assert_eq!((warnings, end), (2, Some("accepted")), "{report}");
+    assert!(
+        report.contains("keeps `admin-group` out") && report.contains("`new-executable` in [alarm] sees nothing"),
+        "{report}"
+    );
 
     let (shown, plain) = (etc.load().unwrap(), Etc::of(&files(Path::new(EXAMPLE))).load().unwrap());
     let daemon = DaemonSettings {
@@ -56,6 +60,9 @@ fn options_shown_as_defaults_are_the_defaults() {
         ..shown.daemon.clone()
     };
     assert_eq!(daemon, DaemonSettings::default());
+    let alarm = shown.alarm.clone().unwrap();
+    assert_eq!((alarm.rules, plain.alarm.clone().unwrap().rules), (Rules::default(), Rules::default()));
+    assert_eq!((shown.policy.ceilings(), plain.policy.ceilings()), (&Ceilings::default(), &Ceilings::default()));
     let limits = |policy: &Policy| policy.tool("billing").unwrap().limits;
     assert_eq!(limits(&shown.policy), Limits::default());
     assert_eq!(limits(&plain.policy), Limits::default());

@@ -2,6 +2,7 @@
 //! made up. So what is told cannot leak, and there is no more of it than configuration has names.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
@@ -18,8 +19,7 @@ use crate::{
     broker::Broker,
     delivery::{
         admin::{Host, HostStatus, SourceFacts},
-        listener::Connections,
-        status,
+        places::Connections,
     },
     measure::{BOUNDS, Latency},
     name::{SourceName, ToolName},
@@ -141,18 +141,9 @@ impl Facts {
         page.gauge("sessions", "Open sessions.", None, open)?;
         let handouts = tools.iter().map(|tool| ([("tool", tool.as_str())], self.broker.tally(tool).handouts.load(Relaxed)));
         page.counter("handouts", "Secrets handed out.", handouts)?;
-        let refusals = self.broker.refusals();
-        let refusals = refusals.iter().filter(|((tool, _), _)| tool.as_ref().is_none_or(|tool| tools.contains(&tool)));
-        let refusals = refusals.map(|((tool, reason), count)| {
-            let reason = status::reason(*reason).as_str_name().trim_start_matches("REASON_");
-            ([("tool", tool.as_ref().map_or("", |tool| tool.as_str())), ("reason", reason)], *count)
-        });
-        page.counter(
-            "refusals",
-            "Sessions and secrets that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.",
-            refusals,
-        )?;
+        self.refusals(page, &tools)?;
         self.redactions(page, &tools)?;
+        self.alarms(page)?;
         let latency = [(NO_LABELS, self.broker.latency())];
         page.histogram(
             "handout_duration",
@@ -163,6 +154,36 @@ impl Facts {
 }
 
 impl Facts {
+    fn refusals(&self, page: &mut Page<'_>, tools: &[&ToolName]) -> fmt::Result {
+        let counts = self.broker.refusals();
+        let known = || counts.iter().filter(|((tool, ..), _)| tool.as_ref().is_none_or(|tool| tools.contains(&tool)));
+        let word = |tool: &Option<ToolName>| tool.as_ref().map_or_else(String::new, ToString::to_string);
+        let mut reasons: BTreeMap<(String, &str), u64> = BTreeMap::new();
+        known().for_each(|((tool, reason, _), count)| *reasons.entry((word(tool), reason.word())).or_default() += count);
+        let refusals =
+            reasons.into_iter().map(|((tool, reason), count)| ([("tool", tool), ("reason", reason.to_owned())], count));
+        page.counter(
+            "refusals",
+            "Requests that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.",
+            refusals,
+        )?;
+        let limits = known().filter_map(|((tool, _, limit), count)| {
+            Some(([("tool", word(tool)), ("limit", (*limit)?.name().to_owned())], *count))
+        });
+        page.counter("limits_reached", "Of these, the ones over a limit, by limit (docs/limits.md).", limits)
+    }
+
+    fn alarms(&self, page: &mut Page<'_>) -> fmt::Result {
+        let alarms = self.broker.alarms();
+        let raised = alarms.iter().flat_map(|alarms| alarms.counts()).map(|(kind, count)| ([("alarm", kind.word())], count));
+        page.counter("alarms", "Alarms, by the rule of configuration that raised them.", raised)?;
+        let delivered = alarms
+            .iter()
+            .flat_map(|alarms| alarms.deliveries())
+            .flat_map(|(to, deliveries)| deliveries.read().map(|(result, count)| ([("to", to), ("result", result)], count)));
+        page.counter("alarm_deliveries", "What became of them on their way to a hook or a webhook.", delivered)
+    }
+
     fn redactions(&self, page: &mut Page<'_>, tools: &[&ToolName]) -> fmt::Result {
         let listing = self.broker.store().listing();
         let redactions = self.broker.redactions();
