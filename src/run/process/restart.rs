@@ -77,6 +77,11 @@ impl Restart {
         }
     }
 
+    /// Whether another tool is to be started once this one is gone.
+    pub fn is_ending(&self) -> bool {
+        matches!(self, Self::Ending { .. })
+    }
+
     pub fn is_starting(&self) -> bool {
         matches!(self, Self::Starting)
     }
