@@ -49,6 +49,8 @@ pub mod config;
 pub mod delivery;
 
 #[cfg(feature = "daemon")]
+pub mod blast;
+#[cfg(feature = "daemon")]
 pub mod daemon;
 
 #[cfg(feature = "client")]

@@ -77,11 +77,19 @@ fn every_command_that_the_pages_name_is_there() {
     let help = String::from_utf8(help.stdout).unwrap();
     let commands: Vec<_> = help.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
     let mut seen = 0;
-    for page in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "docs/errors.md", "docs/metrics.md"] {
+    for page in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "docs/errors.md",
+        "docs/metrics.md",
+        "docs/blast-radius.md",
+    ] {
         let code = code(&read(page));
         for (at, word) in code.match_indices("valetkey ") {
             let before = code[..at].chars().next_back();
-            let command: String = code[at + word.len()..].chars().take_while(|c| c.is_ascii_lowercase()).collect();
+            let command: String = code[at + word.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
             if before.is_none_or(|c| c.is_whitespace() || c == '(') && !command.is_empty() {
                 assert!(commands.contains(&command.as_str()), "{page} names `valetkey {command}`");
                 seen += 1;
@@ -93,7 +101,15 @@ fn every_command_that_the_pages_name_is_there() {
 
 #[test]
 fn every_link_leads_to_a_file() {
-    for page in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "docs/errors.md", "docs/metrics.md"] {
+    for page in [
+        "README.md",
+        "ARCHITECTURE.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+        "docs/errors.md",
+        "docs/metrics.md",
+        "docs/blast-radius.md",
+    ] {
         let text = read(page);
         let folder = page.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
@@ -135,5 +151,17 @@ fn the_errors_page_has_every_reason() {
     let words = refusals.split("=> \"").skip(1).filter_map(|rest| rest.split_once('"')).map(|(word, _)| word);
     for word in words.filter(|word| word.chars().all(|c| c.is_ascii_uppercase() || c == '_')) {
         assert!(page.contains(&format!("| `{word}` |")), "docs/errors.md leaves {word} out");
+    }
+}
+
+#[test]
+fn the_blast_radius_page_has_every_finding() {
+    let page = read("docs/blast-radius.md");
+    for rule in valetkey::blast::RULES {
+        assert!(
+            page.contains(&format!("| `{}` | {} | {} |", rule.id, rule.name, rule.level)),
+            "{} is not as the page says",
+            rule.id
+        );
     }
 }
