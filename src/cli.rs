@@ -5,17 +5,20 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak here; the library logs")]
 
 mod adopt;
+mod blast;
 mod check;
 mod demo;
 mod doctor;
 mod explain;
 mod get;
+mod lint;
 mod listings;
 mod operate;
 mod redact;
 mod remote;
 mod run;
 mod seal;
+mod suggest;
 mod table;
 mod when;
 
@@ -65,6 +68,12 @@ enum Command {
     Check(check::Args),
     /// Would this tool get this secret? By which line of policy, or what is missing?
     Explain(explain::Args),
+    /// Show what can be reached: if a tool is compromised, if a secret leaked, if another policy were in force
+    BlastRadius(blast::Args),
+    /// Find what is wider than it need be in policy, each at its line
+    Lint(lint::Args),
+    /// Print the least policy that what a tool used needs, as a difference
+    Suggest(suggest::Args),
     /// Make the daemon ask its sources now whether what it holds is current
     Refresh(operate::RefreshArgs),
     /// Make the daemon read configuration and sources again
@@ -157,6 +166,9 @@ pub fn main() -> ExitCode {
         Command::Sessions(args) => listings::sessions(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::BlastRadius(args) => blast::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Suggest(args) => suggest::run(&args),
         Command::Refresh(args) => operate::refresh(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),

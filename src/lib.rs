@@ -51,6 +51,8 @@ pub mod config;
 pub mod delivery;
 
 #[cfg(feature = "daemon")]
+pub mod blast;
+#[cfg(feature = "daemon")]
 pub mod daemon;
 
 #[cfg(feature = "client")]

@@ -53,6 +53,14 @@ pub enum End {
     ShuttingDown,
 }
 
+/// A version that a session was handed and may still have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub version: Version,
+    /// When it was handed this version first.
+    pub since: SystemTime,
+}
+
 /// One open session.
 #[derive(Debug)]
 pub struct Session {
@@ -72,7 +80,7 @@ pub struct Session {
     /// What its tool has taken, this session's share included.
     pub tally: Arc<Tally>,
     form: Mutex<Form>,
-    held: Mutex<BTreeMap<SecretName, Version>>,
+    held: Mutex<BTreeMap<SecretName, Held>>,
     ended: OnceLock<End>,
     /// Its stream, where it is one. A waker costs nothing at each request; there is room for one alone.
     follower: AtomicWaker,
@@ -120,19 +128,30 @@ impl Session {
     pub fn holds(&self, secret: &SecretName, version: &Version) -> bool {
         self.handouts.fetch_add(1, Relaxed);
         let mut held = lock(&self.held);
-        match held.get_mut(secret) {
-            Some(before) if before == version => false,
-            Some(before) => {
-                *before = version.clone();
-                false
+        match held.get(secret) {
+            Some(before) if before.version == *version => false,
+            before => {
+                let first = before.is_none();
+                held.insert(secret.clone(), Held { version: version.clone(), since: SystemTime::now() });
+                first
             }
-            None => held.insert(secret.clone(), version.clone()).is_none(),
         }
     }
 
     /// What it was handed and may still have.
     pub fn held(&self) -> BTreeMap<SecretName, Version> {
+        lock(&self.held).iter().map(|(secret, held)| (secret.clone(), held.version.clone())).collect()
+    }
+
+    /// The same, and since when.
+    pub fn held_since(&self) -> BTreeMap<SecretName, Held> {
         lock(&self.held).clone()
+    }
+
+    /// How a secret of it reached the process, in the word of configuration: as its launcher was told, or over gRPC.
+    pub fn delivered_by(&self, secret: &SecretName) -> &'static str {
+        let planned = self.plan.iter().flat_map(|plan| &plan.secrets).find(|delivered| delivered.secret == *secret);
+        planned.map_or("rpc", |delivered| delivered.to.word())
     }
 
     /// Does it end when its stream does?

@@ -424,6 +424,8 @@ struct Session {
 struct Held {
     secret: String,
     version: String,
+    since: Option<String>,
+    by: String,
 }
 
 #[derive(Serialize)]
@@ -433,6 +435,12 @@ struct Sessions {
 
 pub fn sessions(args: &Args) -> Outcome {
     let got: v1::ListSessionsResponse = ask!(args, list_sessions, v1::ListSessionsRequest {});
+    let held = |held: v1::VersionedSecret| Held {
+        secret: held.name,
+        version: held.version,
+        since: time(held.since.as_ref()),
+        by: held.by,
+    };
     let session = |session: v1::SessionInfo| Session {
         opened: time(session.opened.as_ref()),
         session: session.session,
@@ -444,7 +452,7 @@ pub fn sessions(args: &Args) -> Outcome {
         purpose: none_if_empty(session.purpose),
         form: session.form,
         scope: session.scope,
-        held: session.held.into_iter().map(|held| Held { secret: held.name, version: held.version }).collect(),
+        held: session.held.into_iter().map(held).collect(),
         handouts: session.handouts,
     };
     let sessions = Sessions { sessions: got.sessions.into_iter().map(session).collect() };

@@ -18,11 +18,13 @@ use tracing::{Instrument, error, info, warn};
 
 use super::assemble::{self, Captured, Sources};
 use crate::{
+    blast::Facts,
     broker::Broker,
     config::{self, Config, SourceSettings},
     delivery::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts},
     measure::span,
     name::{SecretName, SourceName},
+    proto::v1,
     refresh::{self, LastGood, Plan, Refreshed, States, Upkeep},
     secret,
     source::{Calls, Source, Working},
@@ -393,6 +395,10 @@ impl Host for Operations {
             delivery: explained.delivery.unwrap_or_default(),
             exposure: explained.exposure.unwrap_or_default(),
         }
+    }
+
+    fn inventory(&self) -> v1::InventoryResponse {
+        Facts::of_config(&self.config(), "", SystemTime::now().into()).to_inventory()
     }
 
     fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>> {

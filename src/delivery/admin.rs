@@ -13,7 +13,7 @@ use crate::{
     policy::Delivery,
     proto::v1::{self, admin_server},
     refresh::{LastGoodState, Refreshed, SourceState},
-    session::{End, Form, Session},
+    session::{End, Form, Held, Session},
     source::{Counts, LoginFacts, SourceError, Working},
     store::Absent,
 };
@@ -28,6 +28,8 @@ pub trait Host: Send + Sync {
     fn sources(&self) -> BTreeMap<SourceName, SourceFacts>;
     fn secret(&self, name: &SecretName) -> SecretFacts;
     fn explain(&self, tool: &str, secret: &str) -> Explanation;
+    /// The configuration in force, as a map is made of it; without sessions and versions.
+    fn inventory(&self) -> v1::InventoryResponse;
     /// Checks these secrets now, or all. `None`: nothing has been loaded yet.
     fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>>;
     fn reload(&self) -> Working<'_, Result<Reloaded, Vec<String>>>;
@@ -206,7 +208,12 @@ fn session(session: &Session) -> v1::SessionInfo {
     let peer = &session.peer;
     let (unit, invocation) =
         peer.unit.as_ref().map_or_else(Default::default, |unit| (unit.name.clone(), unit.invocation.clone().unwrap_or_default()));
-    let held = session.held().into_iter();
+    let held = |(name, held): (SecretName, Held)| v1::VersionedSecret {
+        by: session.delivered_by(&name).into(),
+        name: name.to_string(),
+        version: held.version.to_string(),
+        since: Some(held.since.into()),
+    };
     v1::SessionInfo {
         session: session.id.to_string(),
         tool: session.tool().to_string(),
@@ -217,7 +224,7 @@ fn session(session: &Session) -> v1::SessionInfo {
         opened: Some(session.opened.into()),
         purpose: session.purpose.clone(),
         scope: session.scope.secrets().map(ToString::to_string).collect(),
-        held: held.map(|(name, version)| v1::VersionedSecret { name: name.to_string(), version: version.to_string() }).collect(),
+        held: session.held_since().into_iter().map(held).collect(),
         handouts: session.handouts.load(Relaxed),
         form: match session.form() {
             Form::Stream => "stream",
@@ -317,6 +324,20 @@ impl admin_server::Admin for AdminService {
         let v1::ExplainRequest { tool, secret } = request.get_ref();
         let Explanation { allowed, verdict, origin, run_as, missing, delivery, exposure } = self.host.explain(tool, secret);
         Ok(Response::new(v1::ExplainResponse { allowed, verdict, origin, run_as, missing, delivery, exposure }))
+    }
+
+    async fn inventory(&self, request: Request<v1::InventoryRequest>) -> Result<Response<v1::InventoryResponse>, Status> {
+        let operator = self.operator(&request)?;
+        // A map of all that can be reached is worth a line in the log.
+        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator took the inventory");
+        let mut inventory = self.host.inventory();
+        let listing = self.broker.store().listing();
+        for secret in &mut inventory.secrets {
+            let held = listing.get(secret.name.as_str()).and_then(|(_, entry)| entry.as_ref().ok());
+            secret.current = held.map(|held| held.version.to_string()).unwrap_or_default();
+        }
+        inventory.sessions = self.broker.sessions().list().iter().map(|one| session(one)).collect();
+        Ok(Response::new(inventory))
     }
 
     type RedactStream = redact::Answers;
