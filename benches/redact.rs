@@ -30,7 +30,7 @@ use valetkey::{
 
 // As in the launcher.
 #[global_allocator]
-static ALLOCATOR: WipingAllocator<std::alloc::System> = WipingAllocator::over(std::alloc::System);
+static ALLOCATOR: WipingAllocator<dlmalloc::GlobalDlmalloc> = WipingAllocator::over(dlmalloc::GlobalDlmalloc);
 
 const SIZE: usize = 32 << 20;
 /// The peer is up to a hundred times slower: it gets less of the text.

@@ -85,7 +85,7 @@ async fn a_program_hears_of_each_and_of_no_value() {
     assert!(all.iter().any(|alarm| alarm["alarm"] == "denials-per-minute" && alarm["tool"] == "it"), "{all:#?}");
 
     let session = raw::open_unary(&mut broker, "it", &["a/key"]).await.unwrap().session;
-    let text = RedactRequest { session, text: format!("it says {DECOY}\n").into() };
+    let text = RedactRequest { session, text: format!("it says {DECOY}\n").into(), ..RedactRequest::default() };
     let mut answers = broker.redact(tokio_stream::iter([text])).await.unwrap().into_inner();
     while answers.message().await.unwrap().is_some() {}
     eventually("the canary is heard", || kinds(&file).contains(&"canary".into()));

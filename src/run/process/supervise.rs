@@ -7,8 +7,6 @@ mod watch;
 
 use std::{ffi::CString, io, os::fd::AsFd, time::Instant};
 
-use zeroize::Zeroizing;
-
 use super::{
     Ended, Event, Events, Filter, Guardian, NotStarted, Signals, Start, Why, ends,
     patience::{Patience, due},
@@ -66,7 +64,7 @@ impl Launched<'_> {
             filter,
             streams,
             program,
-            buffer: Zeroizing::new(vec![0; BUFFER]),
+            buffer: vec![0; BUFFER],
             tool: None,
             status: None,
             gone: false,
@@ -105,8 +103,8 @@ struct Supervisor<'a, F> {
     filter: &'a mut F,
     streams: Streams,
     program: CString,
-    /// What was read last, before it was filtered.
-    buffer: Zeroizing<Vec<u8>>,
+    /// Room to read into. Whoever reads wipes what was read.
+    buffer: Vec<u8>,
     tool: Option<i32>,
     /// The wait status of the tool's first process, once it has ended.
     status: Option<i32>,
