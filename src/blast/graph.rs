@@ -111,8 +111,6 @@ pub struct Graph<'f> {
     pub(super) sessions_by_tool: Rows<u32>,
     /// Usage of what is granted, by tool: the secret, and which entry.
     used: Rows<Link>,
-    /// Usage of what is not.
-    pub(super) strangers: Vec<&'f UseFact>,
     tools_by_name: HashMap<&'f str, Id>,
     secrets_by_name: HashMap<&'f str, Id>,
 }
@@ -202,7 +200,6 @@ impl<'f> Graph<'f> {
             callers,
             caller_of,
             used: Rows::new(tools, std::iter::empty()),
-            strangers: Vec::new(),
             tools_by_name,
             secrets_by_name,
         };
@@ -215,9 +212,11 @@ impl<'f> Graph<'f> {
         let mut used = Vec::new();
         for (entry, place) in usage.entries.iter().zip(0..) {
             let (tool, secret) = (self.tool_id(entry.tool.as_str()), self.secret_id(entry.secret.as_str()));
-            match (tool, secret) {
-                (Some(tool), Some(secret)) if self.grant(tool, secret).is_some() => used.push((tool, Link { to: secret, place })),
-                _ => self.strangers.push(entry),
+            // What was denied is no line of the graph.
+            if let (Some(tool), Some(secret)) = (tool, secret)
+                && self.grant(tool, secret).is_some()
+            {
+                used.push((tool, Link { to: secret, place }));
             }
         }
         used.sort_by_key(|(tool, link)| (*tool, link.to));

@@ -249,7 +249,8 @@ fn pseudonyms_leave_no_name() {
         text + &serde_json::to_string(document).unwrap() + &blast::opengraph(document).to_string()
     });
     let folder = etc.path("").display().to_string();
-    let names = facts.tools.iter().map(|tool| tool.name.to_string()).chain(facts.systems().iter().map(ToString::to_string));
+    let systems = facts.systems();
+    let names = facts.tools.iter().map(|tool| tool.name.to_string()).chain(systems.iter().map(ToString::to_string));
     let names = names.chain(
         ["stripe/key", "VAULT_TOKEN_FILE", "web-1", ".service", "all.toml", folder.trim_end_matches('/')].map(String::from),
     );

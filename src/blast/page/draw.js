@@ -14,6 +14,8 @@ function drawGraph(columns, lines, choose) {
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, class: "graph", role: "img", "aria-label": "What leads to what" });
   const places = new Map();
   shown.forEach((column, x) => column.forEach((id, y) => places.set(id, [2 + x * (wide + gap), 2 + y * row])));
+  // Words at one end stand beside each other.
+  const taken = new Map();
   for (const line of lines) {
     const from = places.get(line.from), to = places.get(line.to);
     if (!from || !to) continue;
@@ -23,7 +25,9 @@ function drawGraph(columns, lines, choose) {
     const bend = back ? -gap / 2 : gap / 2;
     const path = make("path", { d: `M${x1} ${y1}C${x1 + bend} ${y1} ${x2 - bend} ${y2} ${x2} ${y2}`, class: line.dashed ? "line dashed" : "line" });
     path.append(make("title", {}, line.label));
-    svg.append(path, make("text", { x: x2 - (back ? -4 : 4), y: y2 - 5, class: "label", "text-anchor": back ? "start" : "end" }, line.label));
+    const used = taken.get(line.to) || 4;
+    taken.set(line.to, used + line.label.length * 5.5 + 8);
+    svg.append(path, make("text", { x: x2 - (back ? -used : used), y: y2 - 5, class: "label", "text-anchor": back ? "start" : "end" }, line.label));
   }
   for (const [id, [x, y]] of places) {
     const split = id.indexOf(":");

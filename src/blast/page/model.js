@@ -20,7 +20,7 @@ function makeModel(doc) {
       secrets.get(e.from).source = e.to;
       sources.get(e.to).secrets.push(e.from);
     } else if (e.kind === "held") {
-      const id = "secret:" + e.to.slice("version:".length, e.to.lastIndexOf("@"));
+      const id = "secret:" + e.to.slice("version:".length, e.to.indexOf("@"));
       const held = { edge: e, secret: id, tool: e.from };
       tools.get(e.from).held.push(held);
       if (secrets.has(id)) secrets.get(id).held.push(held);

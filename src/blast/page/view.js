@@ -12,6 +12,9 @@ function startView(model, open) {
     return node;
   };
   const range = (both) => (both[0] === both[1] ? String(both[0]) : `${both[0]}-${both[1]}`);
+  const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+  const numbers = new Set(["Score", "Depth", "Systems", "Secrets", "Beyond", "Unknown", "Held now", "Held by", "Findings", "Tools"]);
+  const isNumber = ([title]) => numbers.has(title);
   const bare = (id) => id.slice(id.indexOf(":") + 1);
   const removed = new Set();
   const state = { tab: "tools", sort: {}, text: "", most: 100, chosen: null };
@@ -109,18 +112,18 @@ function startView(model, open) {
     keyed.sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0) * (down ? -1 : 1));
     const head = table.columns.map(([title], column) => {
       const sort = () => {
-        state.sort[state.tab] = [column, column === at ? !down : typeof key(rows[0] ?? {}) === "number"];
+        state.sort[state.tab] = [column, column === at ? !down : isNumber(table.columns[column])];
         listing.replaceChildren(...list());
       };
       const way = column === at ? (down ? "descending" : "ascending") : "none";
-      return el("th", { scope: "col", "aria-sort": way }, el("button", { onclick: () => rows.length && sort() }, title));
+      return el("th", { scope: "col", "aria-sort": way, class: isNumber(table.columns[column]) ? "number" : null }, el("button", { onclick: () => rows.length && sort() }, title));
     });
     const body = keyed.slice(0, state.most).map(([, row]) => {
       const id = table.id(row);
       const cells = table.columns.map(([, cell], column) => {
         const words = String(cell(row));
         const link = column === 0 && id ? el("button", { class: "pick", onclick: () => choose(id) }, words) : words;
-        return el("td", { class: typeof cell(row) === "number" || words === "?" ? "number" : null }, link);
+        return el("td", { class: isNumber(table.columns[column]) ? "number" : null }, link);
       });
       return el("tr", { "aria-current": id && id === state.chosen ? "true" : null }, ...cells);
     });
@@ -158,7 +161,7 @@ function startView(model, open) {
   }
 
   const sentence = (found) =>
-    `${found.systems.length} systems by ${found.secrets} secrets` +
+    `${count(found.systems.length, "system")} by ${count(found.secrets, "secret")}` +
     (found.beyond ? ` and ${found.beyond} more at their sources` : "") +
     (found.undeclared ? `, ${found.undeclared} of unknown reach` : "");
   const findingsOf = (list) => (list.length ? el("ul", { class: "findings" }, ...list.map((f) => el("li", { class: f.level }, `${f.id} ${f.what} (${f.file}:${f.line})`))) : null);
@@ -234,11 +237,11 @@ function startView(model, open) {
     const secret = secrets.get(id);
     const found = model.ofSecret(id);
     detail.append(el("h2", {}, `Secret ${secret.node.name}`));
-    const opens = secret.node.canary ? "a canary: it opens nothing" : `it opens ${found.systems.length} systems` + (found.beyond ? `, and ${found.beyond} secrets at sources` : "") + (found.undeclared ? "; what of it is unknown" : "");
-    detail.append(el("p", { class: "verdict" }, `If it leaked: ${opens}. ${secret.tools.length} tools may have it` + (doc.view === "live" ? `, ${secret.held.length} processes hold it now.` : ".")));
+    const opens = secret.node.canary ? "a canary: it opens nothing" : `it opens ${count(found.systems.length, "system")}` + (found.beyond ? `, and ${count(found.beyond, "secret")} at sources` : "") + (found.undeclared ? "; what of it is unknown" : "");
+    detail.append(el("p", { class: "verdict" }, `If it leaked: ${opens}. ${count(secret.tools.length, "tool")} may have it` + (doc.view === "live" ? `; sessions that hold it now: ${secret.held.length}.` : ".")));
     detail.append(...[findingsOf(secret.findings)].filter(Boolean), graphOf(id, secret.tools, found));
     const rows = secret.tools.map((e) => {
-      const held = secret.held.filter((one) => one.tool === e.from).map(({ edge }) => `pid ${edge.pid}: ${edge.to.slice(edge.to.lastIndexOf("@") + 1)} since ${edge.since}${edge.retired ? ", no longer current" : ""}`);
+      const held = secret.held.filter((one) => one.tool === e.from).map(({ edge }) => `pid ${edge.pid}: ${edge.to.slice(edge.to.indexOf("@") + 1)} since ${edge.since}${edge.retired ? ", no longer current" : ""}`);
       return el("tr", {}, el("td", {}, el("button", { class: "pick", onclick: () => choose(e.from) }, bare(e.from))), el("td", {}, e.channel), el("td", {}, held.join("; ")), el("td", {}, e.at || ""));
     });
     detail.append(el("table", {}, el("thead", {}, el("tr", {}, ...["Tool", "By", "Holds", "Where"].map((title) => el("th", {}, title)))), el("tbody", {}, ...rows)));
@@ -250,7 +253,7 @@ function startView(model, open) {
     const grants = system.secrets.flatMap((e) => secrets.get(e.from).tools);
     const columns = [[...new Set(grants.map((e) => e.from))], system.secrets.map((e) => e.from), [id]];
     const lines = [...grants.map((e) => ({ from: e.from, to: e.to, label: e.channel })), ...system.secrets.map((e) => ({ from: e.from, to: id, label: e.privilege }))];
-    detail.append(el("h2", {}, `System ${system.node.name}`), el("p", { class: "verdict" }, `${columns[0].length} tools may have one of ${columns[1].length} secrets that open it.`));
+    detail.append(el("h2", {}, `System ${system.node.name}`), el("p", { class: "verdict" }, `${count(columns[0].length, "tool")} may have one of ${count(columns[1].length, "secret")} that open it; ways through a source are with each tool.`));
     detail.append(drawGraph(columns, lines, chooseNamed));
     const rows = system.secrets.flatMap((e) => secrets.get(e.from).tools.map((grant) => el("tr", {}, el("td", {}, el("button", { class: "pick", onclick: () => choose(grant.from) }, bare(grant.from))), el("td", {}, e.privilege), el("td", {}, el("button", { class: "pick", onclick: () => choose(e.from) }, bare(e.from))))));
     detail.append(el("table", {}, el("thead", {}, el("tr", {}, ...["Tool", "Privilege", "By"].map((title) => el("th", {}, title)))), el("tbody", {}, ...rows)));
