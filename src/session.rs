@@ -61,6 +61,13 @@ pub struct Held {
     pub since: SystemTime,
 }
 
+/// Of one secret, what a session was handed first, and what last.
+#[derive(Debug)]
+struct Handed {
+    first: Held,
+    last: Held,
+}
+
 /// One open session.
 #[derive(Debug)]
 pub struct Session {
@@ -80,7 +87,7 @@ pub struct Session {
     /// What its tool has taken, this session's share included.
     pub tally: Arc<Tally>,
     form: Mutex<Form>,
-    held: Mutex<BTreeMap<SecretName, Held>>,
+    held: Mutex<BTreeMap<SecretName, Handed>>,
     ended: OnceLock<End>,
     /// Its stream, where it is one. A waker costs nothing at each request; there is room for one alone.
     follower: AtomicWaker,
@@ -128,24 +135,36 @@ impl Session {
     pub fn holds(&self, secret: &SecretName, version: &Version) -> bool {
         self.handouts.fetch_add(1, Relaxed);
         let mut held = lock(&self.held);
-        match held.get(secret) {
-            Some(before) if before.version == *version => false,
-            before => {
-                let first = before.is_none();
-                held.insert(secret.clone(), Held { version: version.clone(), since: SystemTime::now() });
-                first
+        let now = || Held { version: version.clone(), since: SystemTime::now() };
+        match held.get_mut(secret) {
+            Some(before) if before.last.version == *version => {}
+            Some(before) => before.last = now(),
+            None => {
+                let first = now();
+                held.insert(secret.clone(), Handed { last: first.clone(), first });
+                return true;
             }
         }
+        false
     }
 
     /// What it was handed and may still have.
     pub fn held(&self) -> BTreeMap<SecretName, Version> {
-        lock(&self.held).iter().map(|(secret, held)| (secret.clone(), held.version.clone())).collect()
+        lock(&self.held).iter().map(|(secret, held)| (secret.clone(), held.last.version.clone())).collect()
     }
 
-    /// The same, and since when.
+    /// What its tool has, and since when. A launcher is handed each new version, for its filter; a process that it started with a value
+    /// which stays as it was still has the first.
     pub fn held_since(&self) -> BTreeMap<SecretName, Held> {
-        lock(&self.held).clone()
+        let has = |(secret, held): (&SecretName, &Handed)| {
+            let has = if self.keeps_first(secret) { &held.first } else { &held.last };
+            (secret.clone(), has.clone())
+        };
+        lock(&self.held).iter().map(has).collect()
+    }
+
+    fn keeps_first(&self, secret: &SecretName) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.keeps_first(secret))
     }
 
     /// How a secret of it reached the process, in the word of configuration: as its launcher was told, or over gRPC.

@@ -108,6 +108,18 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// Does a process that was launched so keep the first value of this secret for as long as it runs?
+    pub fn keeps_first(&self, secret: &SecretName) -> bool {
+        let rewrites = |to: &Delivery| match self.launch.on_rotation {
+            OnRotation::Restart => true,
+            OnRotation::Rewrite | OnRotation::Signal(_) => matches!(to, Delivery::File(_) | Delivery::Fd(_)),
+            OnRotation::NotifyOnly => false,
+        };
+        self.secrets.iter().any(|delivered| delivered.secret == *secret && !rewrites(&delivered.to))
+    }
+}
+
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Plan").field("program", &self.program()).field("secrets", &self.secrets).finish_non_exhaustive()

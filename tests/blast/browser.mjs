@@ -8,7 +8,7 @@ import { join } from "node:path";
 const [, , browser, page, picture, list] = process.argv;
 const home = mkdtempSync(join(tmpdir(), "vk-browser-"));
 const flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-pipe", "--window-size=1280,1000", `--user-data-dir=${home}`, "about:blank"];
-const child = spawn(browser, flags, { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"], env: { ...process.env, HOME: home } });
+const child = spawn(browser, flags, { detached: true, stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"], env: { ...process.env, HOME: home } });
 const [out, from] = [child.stdio[3], child.stdio[4]];
 const waiting = new Map();
 const problems = [];
@@ -65,7 +65,11 @@ try {
   writeFileSync(picture, Buffer.from(data, "base64"));
   console.log(JSON.stringify({ ready, answers, problems }));
 } finally {
-  child.kill("SIGKILL");
-  await new Promise((done) => child.once("exit", done));
-  rmSync(home, { recursive: true, force: true, maxRetries: 5 });
+  // The whole group: a browser is many processes, and its program may be a script that starts it.
+  const gone = new Promise((done) => child.once("exit", done));
+  process.kill(-child.pid, "SIGKILL");
+  await gone;
+  out.destroy();
+  from.destroy();
+  rmSync(home, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
 }

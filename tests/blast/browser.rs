@@ -97,7 +97,7 @@ fn the_page_works_in_a_browser() {
         json!([
             "Tool deploy",
             "If it is compromised: 4 systems by 1 secret and 2 more at their sources. Score 76, depth 100. Untick a grant to see what is left without it.",
-            8,
+            9,
             true,
             "Without what is unticked: score 0 in place of 76; 0 systems by 0 secrets. No longer reached: vault.example.com, orders.db, users.db, report.db",
             told["answers"][5].as_str().unwrap(),

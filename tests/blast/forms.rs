@@ -122,9 +122,10 @@ fn the_page_holds_the_document_and_nothing_else_runs() {
             (blast::html(document, &Question::Tool("deploy".into())).unwrap(), serde_json::to_value(document).unwrap())
         });
         let program = "import sys,json\nfrom html.parser import HTMLParser\nclass P(HTMLParser):\n\
-                       \x20 def __init__(s): super().__init__(); s.tags=[]; s.scripts=[]\n\
-                       \x20 def handle_starttag(s,t,a): s.tags.append([t,dict(a)])\n\
-                       \x20 def handle_data(s,d):\n    if s.tags and s.tags[-1][0] in('script','style'): s.scripts.append([s.tags[-1],d])\n\
+                       \x20 def __init__(s): super().__init__(); s.tags=[]; s.scripts=[]; s.on=0\n\
+                       \x20 def handle_starttag(s,t,a): s.tags.append([t,dict(a)]); s.on=1\n\
+                       \x20 def handle_endtag(s,t): s.on=0\n\
+                       \x20 def handle_data(s,d):\n    if s.on and s.tags[-1][0] in('script','style'): s.scripts.append([s.tags[-1],d])\n\
                        p=P(); p.feed(sys.stdin.read()); p.close(); print(json.dumps([p.tags,p.scripts]))";
         let parsed: Value = serde_json::from_str(&python(program, &page)).unwrap();
         let tags: BTreeSet<_> = parsed[0].as_array().unwrap().iter().map(|tag| tag[0].as_str().unwrap()).collect();

@@ -213,28 +213,28 @@ hosts host:web-1 caller:unit weather-us.service enforced -
 runs caller:unit weather-us.service tool:weather-us enforced tools.d/all.toml:37
 allowed tool:weather-us secret:weather/key enforced tools.d/all.toml:39 channel=rpc
 used tool:weather-us secret:weather/key observed - count=1 denied=0 first=null last=2026-09-02T00:00:00Z
-stored secret:db/orders source:vault enforced valetkey.toml:33
-reaches secret:db/orders system:orders.db declared valetkey.toml:33 privilege=admin
-reaches secret:db/orders system:report.db declared valetkey.toml:33 privilege=read
-stored secret:db/test source:sealed enforced valetkey.toml:43
-reaches secret:db/test system:orders.test declared valetkey.toml:43 privilege=admin
-stored secret:db/users source:vault enforced valetkey.toml:38
-reaches secret:db/users system:users.db declared valetkey.toml:38 privilege=admin
-stored secret:decoy source:sealed enforced valetkey.toml:55
-stored secret:github/admin source:sealed enforced valetkey.toml:18
-reaches secret:github/admin system:api.github.com declared valetkey.toml:18 privilege=admin
-stored secret:github/read source:sealed enforced valetkey.toml:23
-reaches secret:github/read system:api.github.com declared valetkey.toml:23 privilege=read
-stored secret:mail/password source:sealed enforced valetkey.toml:13
-reaches secret:mail/password system:smtp.example.com declared valetkey.toml:13 privilege=write
-stored secret:search/key source:sealed enforced valetkey.toml:48
-stored secret:stripe/key source:sealed enforced valetkey.toml:8
-reaches secret:stripe/key system:api.stripe.com declared valetkey.toml:8 privilege=write
-stored secret:vault/token source:sealed enforced valetkey.toml:28
-reaches secret:vault/token system:vault.example.com declared valetkey.toml:28 privilege=admin
-unlocks secret:vault/token source:vault derived valetkey.toml:28
-stored secret:weather/key source:sealed enforced valetkey.toml:51
-reaches secret:weather/key system:weather.example.com declared valetkey.toml:51 privilege=read";
+stored secret:db/orders source:vault enforced valetkey.toml:34
+reaches secret:db/orders system:orders.db declared valetkey.toml:34 privilege=admin
+reaches secret:db/orders system:report.db declared valetkey.toml:34 privilege=read
+stored secret:db/test source:sealed enforced valetkey.toml:44
+reaches secret:db/test system:orders.test declared valetkey.toml:44 privilege=admin
+stored secret:db/users source:vault enforced valetkey.toml:39
+reaches secret:db/users system:users.db declared valetkey.toml:39 privilege=admin
+stored secret:decoy source:sealed enforced valetkey.toml:56
+stored secret:github/admin source:sealed enforced valetkey.toml:19
+reaches secret:github/admin system:api.github.com declared valetkey.toml:19 privilege=admin
+stored secret:github/read source:sealed enforced valetkey.toml:24
+reaches secret:github/read system:api.github.com declared valetkey.toml:24 privilege=read
+stored secret:mail/password source:sealed enforced valetkey.toml:14
+reaches secret:mail/password system:smtp.example.com declared valetkey.toml:14 privilege=write
+stored secret:search/key source:sealed enforced valetkey.toml:49
+stored secret:stripe/key source:sealed enforced valetkey.toml:9
+reaches secret:stripe/key system:api.stripe.com declared valetkey.toml:9 privilege=write
+stored secret:vault/token source:sealed enforced valetkey.toml:29
+reaches secret:vault/token system:vault.example.com declared valetkey.toml:29 privilege=admin
+unlocks secret:vault/token source:vault derived valetkey.toml:29
+stored secret:weather/key source:sealed enforced valetkey.toml:52
+reaches secret:weather/key system:weather.example.com declared valetkey.toml:52 privilege=read";
 
 #[test]
 fn the_map_is_the_one_drawn_by_hand() {
@@ -316,13 +316,13 @@ fn every_finding_is_found_and_none_besides() {
         "VK-103 deploy - - tools.d/all.toml:7",
         "VK-111 deploy vault/token vault tools.d/all.toml:9",
         "VK-101 weather-us weather/key - tools.d/all.toml:39",
-        "VK-102 - weather/key - valetkey.toml:51",
+        "VK-102 - weather/key - valetkey.toml:52",
         "VK-104 orders - - tools.d/all.toml:21",
         "VK-108 mail stripe/key - tools.d/all.toml:18",
         "VK-110 github github/admin api.github.com tools.d/all.toml:12",
         "VK-105 mail mail/password - tools.d/all.toml:20",
-        "VK-106 - weather/key - valetkey.toml:51",
-        "VK-112 - search/key - valetkey.toml:48",
+        "VK-106 - weather/key - valetkey.toml:52",
+        "VK-112 - search/key - valetkey.toml:49",
     ];
     assert_eq!(found(&etc, &findings), expected);
 }
@@ -397,7 +397,7 @@ fn the_questions_are_answered_in_sentences() {
     }
     let stripe = ask(&["--secret", "stripe/key"]);
     for line in [
-        "If stripe/key of prod leaked: it comes from source sealed (valetkey.toml:8)",
+        "If stripe/key of prod leaked: it comes from source sealed (valetkey.toml:9)",
         "  write on api.stripe.com (prod), by stripe/key",
         "WHO MAY HAVE IT: 2 tools",
         "  invoices by rpc (tools.d/all.toml:17)",
@@ -413,7 +413,7 @@ fn the_questions_are_answered_in_sentences() {
         "users.db can be reached by 2 tools.",
         "  audit has admin, by db/users",
         "  deploy has admin, by vault/token -> [source vault] -> db/users",
-        "  db/users (admin) (valetkey.toml:38)",
+        "  db/users (admin) (valetkey.toml:39)",
     ] {
         assert!(users.lines().any(|found| found == line), "{line}\nis not in\n{users}");
     }
