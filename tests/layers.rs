@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// In the order of a secret's path. `proto` is the contract's words, generated.
-const ORDER: [&str; 20] = [
-    "proto", "secret", "name", "measure", "peer", "redact", "source", "limits", "policy", "store", "refresh", "session",
+const ORDER: [&str; 21] = [
+    "proto", "secret", "name", "measure", "peer", "redact", "source", "limits", "audit", "policy", "store", "refresh", "session",
     "broker", "attest", "delivery", "config", "daemon", "client", "run", "cli",
 ];
 
 /// A module, and what it must never import however high that stands.
-const NEVER: [(&str, &[&str]); 5] = [
+const NEVER: [(&str, &[&str]); 6] = [
     ("policy", &["secret", "store", "source"]),
     ("limits", &["secret", "store", "source"]),
+    ("audit", &["secret", "redact", "store", "source"]),
     ("session", &["secret", "store", "source"]),
     ("run", &["store", "source", "policy", "session", "broker", "attest", "delivery", "config", "daemon", "refresh", "limits"]),
     (
