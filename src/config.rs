@@ -17,6 +17,7 @@ use crate::{
 
 mod accounts;
 mod address;
+mod audit;
 mod daemon;
 mod duration;
 mod explain;
@@ -36,6 +37,7 @@ mod tools;
 mod upstream;
 mod variable;
 
+pub use audit::AuditSettings;
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};
 pub use problem::{Problem, Severity};
@@ -59,6 +61,7 @@ pub struct Config {
     /// The main file, as it was named.
     pub file: Arc<Path>,
     pub daemon: DaemonSettings,
+    pub audit: AuditSettings,
     pub sources: BTreeMap<SourceName, SourceSettings>,
     pub secrets: BTreeMap<SecretName, SecretSettings>,
     pub policy: Policy,
@@ -94,6 +97,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let main = tops.iter().find(|section| !section.doc.drop_in);
 
     let daemon = main.and_then(|top| top.section("daemon", daemon::KEYS, &[])).map(|section| daemon::read(&section));
+    let audit = main.and_then(|top| top.section("audit", audit::KEYS, &[])).map(|section| audit::read(&section));
     let ceilings = main.and_then(|top| top.section("limits", limits::CEILING_KEYS, limits::CEILINGS_REFUSED));
     let ceilings = ceilings.map(|section| limits::ceilings(&section)).unwrap_or_default();
     let named = main.map(|top| top.named("source", sources::NAME_RULE)).unwrap_or_default();
@@ -122,6 +126,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
     Config {
         file: path.into(),
         daemon: daemon.unwrap_or_default(),
+        audit: audit.unwrap_or_default(),
         sources: sources.usable,
         secrets: secrets.usable,
         policy: Policy::new(tools, names).with_canaries(canaries).with_ceilings(ceilings),
@@ -131,6 +136,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
 
 const TOP_KEYS: &[Key] = &[
     key("daemon", "[daemon]"),
+    key("audit", "[audit]"),
     key("limits", "[limits]"),
     key("source", "[source.NAME]"),
     key("secret", "[secret.\"NAME\"]"),
@@ -141,6 +147,7 @@ const DROP_IN_KEYS: &[Key] = &[key("tool", "[tool.NAME]")];
 const NOT_HERE: &str = "a drop-in may define tools only; what a package ships must not say where secrets come from";
 const DROP_IN_REFUSED: &[Refused] = &[
     Refused { name: "daemon", means: "", why: NOT_HERE, instead: "[daemon] in valetkey.toml" },
+    Refused { name: "audit", means: "", why: NOT_HERE, instead: "[audit] in valetkey.toml" },
     Refused {
         name: "limits",
         means: "",
@@ -179,6 +186,7 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("", TOP_KEYS),
         ("daemon", daemon::KEYS),
         ("daemon: last-good", daemon::LAST_GOOD_KEYS),
+        ("audit", audit::KEYS),
         ("limits", limits::CEILING_KEYS),
         ("source, aws-secrets-manager", sources::aws::KEYS),
         ("source, aws-parameter-store", sources::aws::KEYS),

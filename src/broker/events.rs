@@ -14,6 +14,7 @@ use super::{
     redactions::{self, Find},
 };
 use crate::{
+    audit::{Ticket, Unavailable},
     limits::{Limit, Repeats, Told},
     name::{SecretName, SessionId, ToolName, Version},
     peer::Peer,
@@ -36,6 +37,8 @@ pub enum Event<'a> {
         version: &'a Version,
         /// The line of policy that decided.
         by: &'a Origin,
+        /// How long it took to decide.
+        took: Duration,
     },
     /// The process says that it uses this version now.
     InUse {
@@ -174,6 +177,14 @@ impl Broker {
     /// The one place where everything that happens comes by.
     pub(super) fn note(&self, event: &Event<'_>) {
         event.log();
+        // Where the audit log is down, it counts what it lacks.
+        let _ = self.put_on_record(event);
+    }
+
+    /// The same for what may happen only when it is on record.
+    pub(super) fn note_hand_out(&self, event: &Event<'_>) -> Result<Ticket, Refused> {
+        event.log();
+        self.put_on_record(event).map_err(|Unavailable| Refused::audit_unavailable())
     }
 
     /// Counts a refusal, and notes it unless it is to be summed up with others.
@@ -221,8 +232,8 @@ impl Event<'_> {
             Self::SessionEnded(session, why) => {
                 info!(tool = %session.tool(), session = %session.id, ?why, "session ended");
             }
-            Self::HandedOut { session, secret, version, by } => {
-                debug!(tool = %session.tool(), session = %session.id, %secret, %version, %by, "handed out");
+            Self::HandedOut { session, secret, version, by, .. } => {
+                debug!(tool = %session.tool(), session = %session.id, %secret, %version, %by, "handing out");
             }
             Self::InUse { session, secret, version } => {
                 debug!(tool = %session.tool(), session = %session.id, %secret, %version, "version in use");

@@ -23,6 +23,7 @@ pub enum Reason {
     ShuttingDown,
     NotReady,
     CommandNotAllowed,
+    AuditUnavailable,
 }
 
 /// A refusal in the tool's words.
@@ -58,7 +59,26 @@ impl Reason {
             | Self::SessionNotOpen
             | Self::BadRequest
             | Self::ShuttingDown
-            | Self::NotReady => false,
+            | Self::NotReady
+            | Self::AuditUnavailable => false,
+        }
+    }
+
+    /// A stable word, for records.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ToolNotAllowed => "tool-not-allowed",
+            Self::ScopeNotAllowed => "scope-not-allowed",
+            Self::OutsideScope => "outside-scope",
+            Self::PeerChanged => "peer-changed",
+            Self::SecretUnavailable => "secret-unavailable",
+            Self::LimitReached => "limit-reached",
+            Self::SessionNotOpen => "session-not-open",
+            Self::BadRequest => "bad-request",
+            Self::ShuttingDown => "shutting-down",
+            Self::NotReady => "not-ready",
+            Self::CommandNotAllowed => "command-not-allowed",
+            Self::AuditUnavailable => "audit-unavailable",
         }
     }
 }
@@ -117,6 +137,12 @@ impl Refused {
     pub(super) fn not_ready() -> Self {
         let message = "the daemon waits for a source of its secrets; the operator can see which with: valetkey status";
         Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(Reason::NotReady, message) }
+    }
+
+    /// What must be on record before it happens cannot be put there.
+    pub(super) fn audit_unavailable() -> Self {
+        let message = "the audit log cannot be written, so nothing is handed out; the operator can see why with: valetkey status";
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::AuditUnavailable, message) }
     }
 
     /// The session ended under the tool.

@@ -225,12 +225,14 @@ impl Operations {
                 self.reloads.fetch_add(1, Relaxed);
                 changes.iter().for_each(|change| info!("reload: {change}"));
                 info!(sessions_ended, "reloaded");
+                self.broker.reloaded(Ok(*sessions_ended));
             }
             Err(reasons) => {
                 now.reload_error = reasons.join("\n");
                 self.reloads_failed.fetch_add(1, Relaxed);
                 reasons.iter().for_each(|reason| error!("{reason}"));
                 error!("reload failed, {} reasons above: everything stays as it was", reasons.len());
+                self.broker.reloaded(Err(reasons.len()));
             }
         }
         reloaded
@@ -295,8 +297,9 @@ impl Operations {
             };
             return Err(unseen.into_iter().map(reason).collect());
         }
-        let same = before.daemon == after.daemon;
-        Ok(if same { Vec::new() } else { vec!["[daemon] changed: it takes effect when the daemon restarts".into()] })
+        let tables = [("daemon", before.daemon == after.daemon), ("audit", before.audit == after.audit)];
+        let changed = tables.into_iter().filter(|(_, same)| !same);
+        Ok(changed.map(|(table, _)| format!("[{table}] changed: it takes effect when the daemon restarts")).collect())
     }
 }
 

@@ -7,6 +7,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/valetkey/valetkey.toml";
 
 const SYSTEM_RUN_DIR: &str = "/run/valetkey";
 const OWN_RUN_DIR: &str = ".local/state/valetkey/run";
+const OWN_STATE_DIR: &str = ".local/state/valetkey";
 
 /// Where the daemon puts its sockets: `/run/valetkey` where that may be, the user's own state directory otherwise.
 pub fn run_dir() -> PathBuf {
@@ -20,6 +21,18 @@ pub fn default_socket(name: &str) -> PathBuf {
     let system = PathBuf::from(SYSTEM_RUN_DIR).join(name);
     let own = own_run_dir().map(|dir| dir.join(name));
     own.filter(|own| !system.exists() && own.exists()).unwrap_or(system)
+}
+
+/// Where the daemon keeps what outlives it: where systemd says, `/var/lib/valetkey` for root, the user's own state directory
+/// otherwise.
+pub fn state_dir() -> PathBuf {
+    const SYSTEM: &str = "/var/lib/valetkey";
+    let from_systemd = std::env::var_os("STATE_DIRECTORY").filter(|dirs| !dirs.is_empty());
+    if let Some(first) = from_systemd.and_then(|dirs| std::env::split_paths(&dirs).next()) {
+        return first;
+    }
+    let own = || std::env::home_dir().map(|home| home.join(OWN_STATE_DIR));
+    if rustix::process::geteuid().is_root() { SYSTEM.into() } else { own().unwrap_or_else(|| SYSTEM.into()) }
 }
 
 fn own_run_dir() -> Option<PathBuf> {
