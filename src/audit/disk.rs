@@ -55,7 +55,9 @@ impl Directory {
     /// Takes the directory to write to, and makes it where there is none. It has one writer at a time.
     pub fn take(path: &Path) -> Result<Self, BadDirectory> {
         let bad = |what: String| BadDirectory(format!("the audit log's directory {} {what}", path.display()));
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| bad(format!("cannot be made: {error}")))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+            bad(format!("cannot be made: {error}; name another with `directory` in [audit], or set STATE_DIRECTORY"))
+        })?;
         let facts = path.metadata().map_err(|error| bad(format!("cannot be read: {error}")))?;
         if facts.uid() != rustix::process::geteuid().as_raw() || facts.mode() & 0o022 != 0 {
             return Err(bad("must belong to the daemon's user, and nobody else may write to it: chown and chmod 700 it".into()));

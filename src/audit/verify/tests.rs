@@ -149,7 +149,8 @@ fn mutate(disk: &FaultyDisk, dice: &mut Dice) -> (&'static str, Option<u64>) {
         6 => {
             of_file.truncate(at);
             disk.put(&name, of_file.concat());
-            ("cut at a record", Some(here))
+            // Where nothing is left of a file, it is the file that is missed.
+            ("cut at a record", (at > 0).then_some(here))
         }
         7 => {
             disk.remove(&name).unwrap();

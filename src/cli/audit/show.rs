@@ -59,7 +59,7 @@ pub fn verdict(found: &Verified) -> String {
             lines.push(format!("whole, with {} records after the last signature", found.unsigned()));
             if found.open_bytes > 0 {
                 lines.push(format!(
-                    "{} bytes at the end are no whole record: the daemon ended within a write, and was not started since",
+                    "{} bytes at the end are no whole record: the daemon is writing it, or ended within a write and was not started since",
                     found.open_bytes
                 ));
             }
