@@ -289,6 +289,8 @@ pub struct Tally {
     pub denials: AtomicU64,
     /// Values that were found in what it wrote, and taken out.
     pub redactions: AtomicU64,
+    /// Reports of its launchers.
+    pub reports: Meter,
     /// Kibibytes of text that it had cleaned by the daemon.
     pub cleaned: Meter,
     /// Texts that are being cleaned for it.
