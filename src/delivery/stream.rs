@@ -68,7 +68,7 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
                 }
             }
             Next::Request(Request::Redacted(found)) => {
-                hearing.pause(broker.slow_down(&session));
+                hearing.pause(broker.slow_down_reports(&session));
                 if let Err(refused) = broker.redacted(&**caller, &session, &launch::report(&found)?) {
                     return Err(status::refused(&refused));
                 }
