@@ -273,10 +273,9 @@ async fn who_ignores_a_limit_is_read_slowly() {
     let (mut streams, mut answered, mut refused) = (Vec::new(), 0_u64, 0_u64);
     for _ in 0..8 {
         let mut broker = broker(&host).await;
-        let raw = Raw::open(&mut broker, "it", &["a/key"]).await.unwrap();
-        (0..2000).for_each(|id| raw.ask(id, "a/key"));
-        streams.push(raw);
+        streams.push(Raw::open(&mut broker, "it", &["a/key"]).await.unwrap());
     }
+    streams.iter().for_each(|raw| (0..2000).for_each(|id| raw.ask(id, "a/key")));
     let until = tokio::time::Instant::now() + Duration::from_secs(3);
     for raw in &mut streams {
         while let Ok(answer) = tokio::time::timeout_at(until, raw.hear()).await {
