@@ -102,6 +102,7 @@ fn config(shape: &Shape) -> Config {
     Config {
         file: Path::new("valetkey.toml").into(),
         daemon: DaemonSettings::default(),
+        alarm: None,
         sources: sources.collect(),
         policy: Policy::new(tools.collect(), names),
         secrets,
