@@ -2,7 +2,8 @@
 //! What launchers need beside them is in [`launch`]. The page to read first.
 //!
 //! A hand-out is always the same few steps: ask the kernel again who calls, keep to the limits, decide, read, record, hand over.
-//! Nothing here can leave one out: the store reads only with a grant, and only `policy` makes grants.
+//! Nothing here can leave one out: the store reads only with a grant, only `policy` makes grants, and a [`Handout`] is made only of what
+//! the audit log has on record.
 
 use std::{
     collections::BTreeMap,
@@ -18,28 +19,32 @@ use tracing::field;
 
 use crate::{
     alarm::Alarms,
+    audit::Log,
     limits::{Limit, Reached, Tally, Whose},
     measure::{Latency, span},
     name::{SecretName, SessionId, ToolName, Version, is_unprintable},
     peer::{Peer, Process, Witness},
     policy::{BadCommand, Decision, Denial, Grant, Kept, Plan, Policy, Request, Scope},
     session::{End, Form, Opening, Session, Sessions},
-    store::{Held, Moment, Serial, Store},
+    store::{Held, Serial, Store},
 };
 
 mod bounds;
 mod events;
 mod launch;
+mod record;
 mod redactions;
 mod refused;
 pub use bounds::UnderWay;
 pub use events::{Counts, Event, Refusal, RefusalKind, Who};
 pub use launch::{Cleaning, Report};
+pub use record::{Deed, Handout};
 pub use redactions::{Channel, Kind};
 pub use refused::{Reason, Refused};
 
 use bounds::Taken;
 use events::{Asker, Refusals};
+use record::Pending;
 use redactions::Redactions;
 
 /// Bounds over all tools.
@@ -65,6 +70,8 @@ pub struct Broker {
     redactions: Redactions,
     /// `None`: nothing is configured to deserve one.
     alarms: Option<Arc<Alarms>>,
+    audit: Log,
+    recorded: record::Versions,
     /// Was everything loaded that the policy needs?
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
@@ -80,13 +87,6 @@ pub struct Declaration<'a> {
     pub launch: Option<&'a [String]>,
 }
 
-/// One secret, granted and read, on its way to the tool.
-#[derive(Debug)]
-pub struct Handout {
-    pub secret: SecretName,
-    pub held: Arc<Held>,
-}
-
 /// Secrets that one session may declare.
 pub const MAX_SCOPE: usize = 1000;
 /// Secrets that one unary call may ask for.
@@ -94,7 +94,7 @@ pub const MAX_BATCH: usize = 100;
 const MAX_PURPOSE: usize = 200;
 
 impl Broker {
-    pub fn new(settings: Settings, policy: Policy, store: Store) -> Self {
+    pub fn new(settings: Settings, policy: Policy, store: Store, audit: Log) -> Self {
         Self {
             settings,
             started: Instant::now(),
@@ -107,6 +107,8 @@ impl Broker {
             refusals: Refusals::default(),
             redactions: Redactions::default(),
             alarms: None,
+            audit,
+            recorded: record::Versions::default(),
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         }
@@ -140,6 +142,9 @@ impl Broker {
         let peer = witness.peer();
         let proven = self.prove(witness, declared);
         let (tool, scope, plan) = proven.map_err(|refused| self.keep_strangers_within_bounds(peer, refused))?;
+        if !self.audit.is_up() {
+            return Err(Refused::audit_unavailable());
+        }
         let limits = self.keep_sessions_within_bounds(&tool, scope.secrets().count())?;
         if plan.is_some() {
             self.all_there(peer, &scope)?;
@@ -172,29 +177,55 @@ impl Broker {
     }
 
     /// Hands out one secret of a session.
-    pub fn get(&self, witness: &dyn Witness, session: &Session, secret: &str) -> Result<Handout, Refused> {
-        self.measured(session, std::slice::from_ref, |begun| {
+    pub async fn get(&self, witness: &dyn Witness, session: &Session, secret: &str) -> Result<Handout, Refused> {
+        let measured = self.measured(session);
+        let asked = measured.span.in_scope(|| {
             self.still(witness, session)?;
             let policy = self.policy();
-            self.keep_hand_outs_within_bounds(&policy, session, 1, begun.duration_since(self.started))?;
+            self.keep_hand_outs_within_bounds(&policy, session, 1, measured.begun.duration_since(self.started))?;
             let found = self.find(&policy, session, secret)?;
-            Ok(self.hand_out(session, found))
-        })
+            self.record(session, found, measured.begun)
+        });
+        let handout = match asked {
+            Ok(pending) => pending
+                .recorded()
+                .await
+                .and_then(|handout| self.hand_over(session, std::slice::from_ref(&handout)).map(|()| handout)),
+            Err(refused) => Err(refused),
+        };
+        self.end_measured(session, &measured, handout, std::slice::from_ref)
     }
 
     /// Hands out several secrets of a session: all of them or none.
-    pub fn get_all(&self, witness: &dyn Witness, session: &Session, secrets: &[String]) -> Result<Vec<Handout>, Refused> {
-        self.measured(session, Vec::as_slice, |begun| {
+    pub async fn get_all(&self, witness: &dyn Witness, session: &Session, secrets: &[String]) -> Result<Vec<Handout>, Refused> {
+        let measured = self.measured(session);
+        let asked = measured.span.in_scope(|| {
             if secrets.is_empty() || secrets.len() > MAX_BATCH {
                 return Err(Refused::bad_request(format!("ask for at least one secret and at most {MAX_BATCH} in one call")));
             }
             self.still(witness, session)?;
             let policy = self.policy();
-            self.keep_hand_outs_within_bounds(&policy, session, secrets.len() as u64, begun.duration_since(self.started))?;
+            let count = secrets.len() as u64;
+            self.keep_hand_outs_within_bounds(&policy, session, count, measured.begun.duration_since(self.started))?;
             let found = secrets.iter().map(|secret| self.find(&policy, session, secret)).collect::<Result<Vec<_>, _>>()?;
             // Only now: of a call that is refused, nothing was handed out.
-            Ok(found.into_iter().map(|found| self.hand_out(session, found)).collect())
-        })
+            found.into_iter().map(|found| self.record(session, found, measured.begun)).collect::<Result<Vec<_>, _>>()
+        });
+        let handouts = match asked {
+            Ok(pending) => self.all_recorded(session, pending).await,
+            Err(refused) => Err(refused),
+        };
+        self.end_measured(session, &measured, handouts, Vec::as_slice)
+    }
+
+    async fn all_recorded(&self, session: &Session, pending: Vec<Pending>) -> Result<Vec<Handout>, Refused> {
+        let mut handouts = Vec::with_capacity(pending.len());
+        // They share a sync, or nearly so: when the first is on disk, the others are.
+        for pending in pending {
+            handouts.push(pending.recorded().await?);
+        }
+        self.hand_over(session, &handouts)?;
+        Ok(handouts)
     }
 
     /// The process uses this version now, and none before it.
@@ -273,6 +304,7 @@ impl Broker {
 
     /// Opens sessions from now on: what the policy needs has been loaded.
     pub fn ready(&self) {
+        self.record_changes();
         self.ready.store(true, Relaxed);
     }
 
@@ -303,6 +335,7 @@ impl Broker {
 
     /// Tells each session whose scope holds a secret that changed.
     pub fn announce_changes(&self) {
+        self.record_changes();
         self.sessions.list().iter().for_each(|session| session.tell());
     }
 
@@ -366,16 +399,21 @@ impl Broker {
         &self.latency
     }
 
+    /// Begins to measure one call.
+    fn measured(&self, session: &Session) -> Measured {
+        let span = span!("hand-out", tool = %session.tool(), secrets = tracing::field::Empty);
+        let _ = session;
+        Measured { begun: Instant::now(), span }
+    }
+
     /// Measures one call, and counts it where it is refused. `all` is what it hands out.
-    fn measured<T>(
+    fn end_measured<T>(
         &self,
         session: &Session,
+        Measured { begun, span }: &Measured,
+        got: Result<T, Refused>,
         all: impl Fn(&T) -> &[Handout],
-        get: impl FnOnce(Instant) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
-        let begun = Instant::now();
-        let span = span!("hand-out", tool = %session.tool(), secrets = tracing::field::Empty);
-        let got = span.in_scope(|| get(begun));
         match &got {
             Ok(handouts) => {
                 self.latency.add(begun.elapsed());
@@ -428,27 +466,38 @@ impl Broker {
         Ok(Found { grant, held })
     }
 
-    /// Puts on record what was found, and makes it what is handed over.
-    fn hand_out(&self, session: &Session, Found { grant, held }: Found<'_>) -> Handout {
-        let secret = grant.secret();
-        let first = session.holds(secret, &held.version);
-        session.tally.handouts.fetch_add(1, Relaxed);
-        self.note(&Event::HandedOut { session, secret, version: &held.version, by: grant.origin(), first });
-        Handout { secret: secret.clone(), held }
+    /// Begins to put on record what was found.
+    fn record(&self, session: &Session, Found { grant, held }: Found<'_>, begun: Instant) -> Result<Pending, Refused> {
+        let (secret, took) = (grant.secret(), begun.elapsed());
+        let first = !session.is_holder(secret.as_str());
+        let event = Event::HandedOut { session, secret, version: &held.version, by: grant.origin(), took, first };
+        let ticket = self.note_hand_out(&event)?;
+        Ok(Pending { secret: secret.clone(), held, ticket })
     }
+
+    /// What is on record goes to the tool, unless its session has ended while that was written.
+    fn hand_over(&self, session: &Session, handouts: &[Handout]) -> Result<(), Refused> {
+        if let Some(end) = session.ended() {
+            return Err(Refused::ended(session, end));
+        }
+        for Handout { secret, held, .. } in handouts {
+            session.holds(secret, &held.version);
+        }
+        session.tally.handouts.fetch_add(handouts.len() as u64, Relaxed);
+        Ok(())
+    }
+}
+
+/// A call that is under way.
+struct Measured {
+    begun: Instant,
+    span: tracing::Span,
 }
 
 /// What is granted and there, and not handed out yet.
 struct Found<'p> {
     grant: Grant<'p>,
     held: Arc<Held>,
-}
-
-impl Handout {
-    /// How long ago the daemon last heard that this version is current.
-    pub fn age(&self) -> Duration {
-        self.held.age(Moment::now())
-    }
 }
 
 fn random() -> Result<[u8; 16], Refused> {

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak here; the library logs")]
 
 mod adopt;
+mod audit;
 mod blast;
 mod check;
 mod demo;
@@ -40,7 +41,8 @@ use crate::daemon;
     valetkey adopt --dry-run .mcp.json           what an MCP client's file holds, and what would become of it\n  \
     valetkey check --config ./valetkey.toml      every mistake in a configuration\n  \
     valetkey explain billing stripe/api-key      which line of policy allows it, or what is missing\n  \
-    valetkey sessions --json | jq                who holds what now")]
+    valetkey sessions --json | jq                who holds what now\n  \
+    valetkey audit query --secret stripe/api-key who was given it, and when")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -80,6 +82,8 @@ enum Command {
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
     Revoke(operate::RevokeArgs),
+    /// Verify the audit log, follow it, or ask it who was given what
+    Audit(audit::Args),
     /// Take values out of a text: standard input to standard output; or check that none is in it
     Redact(redact::Args),
     /// Edit a sealed file: init, set, remove, list
@@ -172,6 +176,7 @@ pub fn main() -> ExitCode {
         Command::Refresh(args) => operate::refresh(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Redact(args) => redact::run(&args),
         Command::Seal(args) => seal::seal(&args),
         Command::Unseal(args) => seal::unseal(&args),

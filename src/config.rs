@@ -18,6 +18,7 @@ use crate::{
 mod accounts;
 mod address;
 mod alarm;
+mod audit;
 mod daemon;
 mod duration;
 mod explain;
@@ -38,6 +39,7 @@ mod upstream;
 mod variable;
 
 pub use alarm::{AlarmSettings, WebhookTarget};
+pub use audit::AuditSettings;
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};
 pub use problem::{Problem, Severity};
@@ -63,6 +65,7 @@ pub struct Config {
     pub daemon: DaemonSettings,
     /// `None`: nothing deserves an alarm but what the log says anyway.
     pub alarm: Option<AlarmSettings>,
+    pub audit: AuditSettings,
     pub sources: BTreeMap<SourceName, SourceSettings>,
     pub secrets: BTreeMap<SecretName, SecretSettings>,
     pub policy: Policy,
@@ -100,6 +103,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let daemon = main.and_then(|top| top.section("daemon", daemon::KEYS, &[])).map(|section| daemon::read(&section));
     let alarm =
         main.and_then(|top| top.section("alarm", alarm::KEYS, alarm::REFUSED)).map(|section| (alarm::read(&section), section));
+    let audit = main.and_then(|top| top.section("audit", audit::KEYS, &[])).map(|section| audit::read(&section));
     let ceilings = main.and_then(|top| top.section("limits", limits::CEILING_KEYS, limits::CEILINGS_REFUSED));
     let ceilings = ceilings.map(|section| limits::ceilings(&section)).unwrap_or_default();
     let named = main.map(|top| top.named("source", sources::NAME_RULE)).unwrap_or_default();
@@ -134,6 +138,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
         file: path.into(),
         daemon: daemon.unwrap_or_default(),
         alarm: alarm.map(|(settings, _)| settings),
+        audit: audit.unwrap_or_default(),
         sources: sources.usable,
         secrets: secrets.usable,
         policy: Policy::new(tools, names).with_canaries(canaries).with_ceilings(ceilings),
@@ -143,6 +148,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
 
 const TOP_KEYS: &[Key] = &[
     key("daemon", "[daemon]"),
+    key("audit", "[audit]"),
     key("limits", "[limits]"),
     key("alarm", "[alarm]"),
     key("source", "[source.NAME]"),
@@ -154,6 +160,7 @@ const DROP_IN_KEYS: &[Key] = &[key("tool", "[tool.NAME]")];
 const NOT_HERE: &str = "a drop-in may define tools only; what a package ships must not say where secrets come from";
 const DROP_IN_REFUSED: &[Refused] = &[
     Refused { name: "daemon", means: "", why: NOT_HERE, instead: "[daemon] in valetkey.toml" },
+    Refused { name: "audit", means: "", why: NOT_HERE, instead: "[audit] in valetkey.toml" },
     Refused {
         name: "limits",
         means: "",
@@ -193,6 +200,7 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("", TOP_KEYS),
         ("daemon", daemon::KEYS),
         ("daemon: last-good", daemon::LAST_GOOD_KEYS),
+        ("audit", audit::KEYS),
         ("limits", limits::CEILING_KEYS),
         ("alarm", alarm::KEYS),
         ("alarm: webhook", alarm::WEBHOOK_KEYS),

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "what is wrong before there is a log must be said too")]
 
 mod assemble;
+mod audit;
 mod host;
 mod log;
 mod places;
@@ -24,6 +25,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+pub use audit::{directory as audit_directory, public_key_file as audit_public_key_file};
 pub use places::{DEFAULT_CONFIG, default_socket};
 
 use crate::{
@@ -165,6 +167,8 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
         reasons.push(reason);
         None
     });
+    // With its first record it is known whether anything can be on record at all.
+    let log = audit::open(&config.audit, &captured).map_err(one)?;
     let Config { policy, .. } = &config;
     let settings =
         broker::Settings { max_sessions: config.daemon.max_sessions, session_lifetime: config.daemon.session_lifetime };
@@ -176,7 +180,8 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
         reasons.push(reason);
         None
     });
-    let broker = Arc::new(Broker::new(settings, policy.clone(), store).with_alarms(alarms));
+    let broker = Arc::new(Broker::new(settings, policy.clone(), store, log).with_alarms(alarms));
+    broker.started(&format!("valetkeyd {}, configuration {}", env!("CARGO_PKG_VERSION"), config.file.display()));
     let config = Arc::new(config);
     let method = attestor.method().to_string();
     let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, method };
@@ -260,7 +265,11 @@ impl Daemon {
         let tools_serve = delivery::serve_tools(incoming, broker.clone(), health.clone(), stopped(stopping));
         let drain = daemon.drain_timeout;
         let ended = tools_plane.block_on(async {
-            let expiring = tokio::spawn(expire(broker.clone()));
+            let recording = {
+                let broker = broker.clone();
+                tokio::spawn(async move { broker.audit().dispatch().await })
+            };
+            let expiring = tokio::spawn(expire(broker.clone(), health.clone()));
             let control = control_plane.handle().clone();
             let orders =
                 tokio::spawn(follow_orders(signals, operations.clone(), broker.clone(), health.clone(), stop, control.clone()));
@@ -281,7 +290,7 @@ impl Daemon {
                 ended = serving => ended,
                 () = too_long(&broker, drain) => Ok(()),
             };
-            [expiring, orders, announcing, alarming].iter().for_each(tokio::task::JoinHandle::abort);
+            [expiring, orders, announcing, alarming, recording].iter().for_each(tokio::task::JoinHandle::abort);
             loading.abort();
             ended
         });
@@ -293,6 +302,7 @@ impl Daemon {
             control_plane.block_on(alarms.close());
         }
         control_plane.shutdown_timeout(Duration::from_millis(500));
+        broker.ended();
         info!("stopped");
         ended
     }
@@ -339,11 +349,18 @@ async fn too_long(broker: &Broker, drain: Duration) {
     warn!(after_seconds = drain.as_secs_f32(), "calls were still under way when drain-timeout passed");
 }
 
-async fn expire(broker: Arc<Broker>) {
+/// What each second brings.
+async fn expire(broker: Arc<Broker>, health: Health) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
+    let mut up = true;
     loop {
         every.tick().await;
         broker.expire();
+        // Where nothing can be on record nothing is handed out, and whoever asks how the daemon is should hear it.
+        let now = broker.audit().is_up();
+        if std::mem::replace(&mut up, now) != now && broker.is_ready() {
+            health.tools(now).await;
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub mod redact;
 pub mod source;
 
 #[cfg(feature = "daemon")]
+pub mod audit;
+#[cfg(feature = "daemon")]
 pub mod limits;
 #[cfg(feature = "daemon")]
 pub mod policy;

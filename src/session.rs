@@ -17,6 +17,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
 use crate::{
+    audit::Who,
     limits::Tally,
     name::{SecretName, SessionId, ToolName, Version},
     peer::{Peer, Process},
@@ -74,6 +75,8 @@ pub struct Session {
     pub id: SessionId,
     pub scope: Scope,
     pub peer: Peer,
+    /// The tool, the session and the peer, as they stand on record.
+    pub who: Who,
     /// What the caller said; nobody checked it.
     pub purpose: String,
     /// How policy wants it launched, where a launcher opened it.
@@ -250,10 +253,12 @@ impl Sessions {
     /// Opens a session for a scope that policy accepted.
     pub fn open(&self, id: SessionId, opening: Opening, now: SystemTime) -> Arc<Session> {
         let Opening { scope, peer, purpose, plan, form, lifetime, lives_until, tally } = opening;
+        let who = Who::new(Some(scope.tool()), Some(&id), Some(&peer), None);
         let session = Arc::new(Session {
             id,
             scope,
             peer,
+            who,
             purpose,
             plan,
             opened: now,

@@ -68,6 +68,7 @@ async fn listings_have_stable_shapes() {
         "configured",
         "reload_error",
         "last_good",
+        "audit",
         "memory",
         "attestation",
         "sources",

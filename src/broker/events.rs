@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     alarm::{Alarms, Subject},
+    audit::{Ticket, Unavailable},
     limits::{Limit, Repeats, Told},
     name::{SecretName, SessionId, ToolName, Version},
     peer::Peer,
@@ -37,6 +38,8 @@ pub enum Event<'a> {
         version: &'a Version,
         /// The line of policy that decided.
         by: &'a Origin,
+        /// How long it took to decide.
+        took: Duration,
         /// The session had none of this secret before.
         first: bool,
     },
@@ -180,6 +183,18 @@ impl Broker {
         if let Some(alarms) = &self.alarms {
             event.alarm(alarms);
         }
+        // Where the audit log is down, it counts what it lacks.
+        let _ = self.put_on_record(event);
+    }
+
+    /// The same for what may happen only when it is on record.
+    pub(super) fn note_hand_out(&self, event: &Event<'_>) -> Result<Ticket, Refused> {
+        event.log();
+        let ticket = self.put_on_record(event).map_err(|Unavailable| Refused::audit_unavailable())?;
+        if let Some(alarms) = &self.alarms {
+            event.alarm(alarms);
+        }
+        Ok(ticket)
     }
 
     /// Counts a refusal, and notes it unless it is to be summed up with others.
@@ -234,8 +249,8 @@ impl Event<'_> {
             Self::SessionEnded(session, why) => {
                 info!(tool = %session.tool(), session = %session.id, ?why, "session ended");
             }
-            Self::HandedOut { session, secret, version, by, first: _ } => {
-                debug!(tool = %session.tool(), session = %session.id, %secret, %version, %by, "handed out");
+            Self::HandedOut { session, secret, version, by, .. } => {
+                debug!(tool = %session.tool(), session = %session.id, %secret, %version, %by, "handing out");
             }
             Self::InUse { session, secret, version } => {
                 debug!(tool = %session.tool(), session = %session.id, %secret, %version, "version in use");

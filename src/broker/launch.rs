@@ -37,6 +37,9 @@ const MOST_FINDS: u64 = 1_000_000;
 /// at values: this bounds how many.
 const CLEANED_PER_MINUTE: u32 = 16 * 1024;
 
+/// Reports in a second, and at once, that are heard without delay.
+const REPORTS: Rate = Rate::new(10_000, Duration::from_secs(1), 20_000);
+
 /// Texts that are cleaned for one tool at one time: each may hold a line that has no end yet.
 const CLEANED_AT_ONCE: u64 = 8;
 
@@ -80,6 +83,13 @@ impl Broker {
     /// A launcher found a value in what its tool wrote.
     pub fn redacted(&self, witness: &dyn Witness, session: &Session, report: &Report<'_>) -> Result<(), Refused> {
         self.told(session.into(), self.try_redacted(witness, session, report))
+    }
+
+    /// The same for reports, which take nothing of the tool's allowance: that it leaks must not keep its secrets from it. Far more than a
+    /// launcher sends, which sums up.
+    pub fn slow_down_reports(&self, session: &Session) -> Option<Duration> {
+        let owed = session.tally.reports.charge(&REPORTS, 1, Duration::from_secs(1), self.uptime());
+        (!owed.is_zero()).then_some(owed)
     }
 
     fn try_redacted(&self, witness: &dyn Witness, session: &Session, report: &Report<'_>) -> Result<(), Refused> {

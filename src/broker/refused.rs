@@ -23,6 +23,7 @@ pub enum Reason {
     ShuttingDown,
     NotReady,
     CommandNotAllowed,
+    AuditUnavailable,
 }
 
 /// A refusal in the tool's words.
@@ -47,8 +48,8 @@ pub(super) struct Why {
 }
 
 impl Reason {
-    /// Its name in the contract, without the prefix.
-    pub fn word(self) -> &'static str {
+    /// Its name in the contract, without the prefix: in errors, records, alarms and metrics alike.
+    pub const fn word(self) -> &'static str {
         match self {
             Self::ToolNotAllowed => "TOOL_NOT_ALLOWED",
             Self::ScopeNotAllowed => "SCOPE_NOT_ALLOWED",
@@ -61,6 +62,7 @@ impl Reason {
             Self::ShuttingDown => "SHUTTING_DOWN",
             Self::NotReady => "NOT_READY",
             Self::CommandNotAllowed => "COMMAND_NOT_ALLOWED",
+            Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
         }
     }
 
@@ -75,7 +77,8 @@ impl Reason {
             | Self::SessionNotOpen
             | Self::BadRequest
             | Self::ShuttingDown
-            | Self::NotReady => false,
+            | Self::NotReady
+            | Self::AuditUnavailable => false,
         }
     }
 }
@@ -134,6 +137,12 @@ impl Refused {
     pub(super) fn not_ready() -> Self {
         let message = "the daemon waits for a source of its secrets; the operator can see which with: valetkey status";
         Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(Reason::NotReady, message) }
+    }
+
+    /// What must be on record before it happens cannot be put there.
+    pub(super) fn audit_unavailable() -> Self {
+        let message = "the audit log cannot be written, so nothing is handed out; the operator can see why with: valetkey status";
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::AuditUnavailable, message) }
     }
 
     /// The session ended under the tool.

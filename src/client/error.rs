@@ -27,6 +27,10 @@ pub enum Error {
     /// It is granted, but there is no value to hand out now.
     #[error("{message}")]
     Unavailable { message: String, retry_after: Option<Duration> },
+    /// The daemon cannot write its audit log, and hands out nothing that is not on record. The client waits for it as long as its
+    /// time-out allows.
+    #[error("{message}")]
+    NotOnRecord { message: String, retry_after: Option<Duration> },
     /// The session has ended.
     #[error("the session has ended: {0}")]
     Ended(String),
@@ -56,7 +60,9 @@ impl Error {
         const SOON: Duration = Duration::from_secs(1);
         match self {
             Self::Unreachable { .. } | Self::TimedOut(_) => Retry::After(SOON),
-            Self::Unavailable { retry_after, .. } => Retry::After(retry_after.unwrap_or(SOON)),
+            Self::Unavailable { retry_after, .. } | Self::NotOnRecord { retry_after, .. } => {
+                Retry::After(retry_after.unwrap_or(SOON))
+            }
             Self::Limited { retry_after, .. } => retry_after.map_or(Retry::Never, Retry::After),
             Self::Denied { .. } | Self::Ended(_) | Self::BadRequest(_) | Self::BadAnswer(_) => Retry::Never,
         }
@@ -80,6 +86,7 @@ impl Error {
         match reason {
             Reason::LimitReached => Self::Limited { message, limit, retry_after },
             Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady => Self::Unavailable { message, retry_after },
+            Reason::AuditUnavailable => Self::NotOnRecord { message, retry_after },
             Reason::SessionNotOpen => Self::Ended(message),
             Reason::BadRequest => Self::BadRequest(message),
             Reason::Unspecified => Self::BadAnswer(message),

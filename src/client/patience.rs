@@ -12,7 +12,9 @@ use super::Error;
 /// How long to wait before the same is asked for again. `None`: waiting does not help, or not within the caller's time, who then hears
 /// at once what it was refused.
 pub fn patience(error: &Error, deadline: Instant) -> Option<Duration> {
-    let Error::Limited { retry_after: Some(wait), .. } = error else { return None };
+    let (Error::Limited { retry_after: Some(wait), .. } | Error::NotOnRecord { retry_after: Some(wait), .. }) = error else {
+        return None;
+    };
     let wait = jittered(*wait);
     (Instant::now() + wait < deadline).then_some(wait)
 }
@@ -40,6 +42,8 @@ mod tests {
         assert!((4000..=5020).contains(&wait.as_millis()), "{wait:?}");
         assert_eq!(patience(&limited(Some(Duration::from_secs(11))), deadline), None);
         assert_eq!(patience(&limited(None), deadline), None);
+        let not_on_record = Error::NotOnRecord { message: String::new(), retry_after: Some(Duration::from_secs(1)) };
+        assert!(patience(&not_on_record, deadline).is_some());
         assert_eq!(patience(&Error::Ended(String::new()), deadline), None);
     }
 

@@ -64,7 +64,8 @@ impl Captured {
         self.names.iter().any(|name| name == variable)
     }
 
-    fn file(&self, file: &FileRef) -> Result<PathBuf, String> {
+    /// Where a file is that may be a credential of systemd.
+    pub fn file(&self, file: &FileRef) -> Result<PathBuf, String> {
         file.resolve(self.credentials.as_deref()).ok_or_else(|| {
             "it names a systemd credential, and this daemon was given none: add LoadCredential= to its unit, or give a path"
                 .into()

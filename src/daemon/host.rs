@@ -227,12 +227,14 @@ impl Operations {
                 self.reloads.fetch_add(1, Relaxed);
                 changes.iter().for_each(|change| info!("reload: {change}"));
                 info!(sessions_ended, "reloaded");
+                self.broker.reloaded(Ok(*sessions_ended));
             }
             Err(reasons) => {
                 now.reload_error = reasons.join("\n");
                 self.reloads_failed.fetch_add(1, Relaxed);
                 reasons.iter().for_each(|reason| error!("{reason}"));
                 error!("reload failed, {} reasons above: everything stays as it was", reasons.len());
+                self.broker.reloaded(Err(reasons.len()));
             }
         }
         reloaded
@@ -301,9 +303,13 @@ impl Operations {
             };
             return Err(unseen.into_iter().map(reason).collect());
         }
-        let changed = [("[daemon]", before.daemon != after.daemon), ("[alarm]", before.alarm != after.alarm)];
-        let waits = |table| format!("{table} changed: it takes effect when the daemon restarts");
-        Ok(changed.into_iter().filter(|(_, changed)| *changed).map(|(table, _)| waits(table)).collect())
+        let tables = [
+            ("daemon", before.daemon == after.daemon),
+            ("audit", before.audit == after.audit),
+            ("alarm", before.alarm == after.alarm),
+        ];
+        let changed = tables.into_iter().filter(|(_, same)| !same);
+        Ok(changed.map(|(table, _)| format!("[{table}] changed: it takes effect when the daemon restarts")).collect())
     }
 }
 

@@ -26,8 +26,9 @@ pub fn default_socket(name: &str) -> PathBuf {
 
 /// Where the daemon keeps what must outlive it: what systemd made for that, or as [`run_dir`].
 pub fn state_dir() -> PathBuf {
-    if let Some(given) = std::env::var_os("STATE_DIRECTORY").filter(|given| !given.is_empty()) {
-        return given.into();
+    let from_systemd = std::env::var_os("STATE_DIRECTORY").filter(|dirs| !dirs.is_empty());
+    if let Some(first) = from_systemd.and_then(|dirs| std::env::split_paths(&dirs).next()) {
+        return first;
     }
     let euid = rustix::process::geteuid().as_raw();
     let ours = std::fs::metadata(SYSTEM_STATE_DIR).is_ok_and(|found| found.uid() == euid);

@@ -8,7 +8,7 @@ use tracing::info;
 use super::{pace::Guest, redact, status};
 use crate::{
     attest::Caller,
-    broker::Broker,
+    broker::{Broker, Deed},
     name::{SecretName, SourceName, ToolName},
     policy::Delivery,
     proto::v1::{self, admin_server},
@@ -190,6 +190,18 @@ fn source(name: &SourceName, facts: SourceFacts, secrets: u64) -> v1::SourceStat
     }
 }
 
+/// How the audit log is. `None`: there is none.
+fn audit(broker: &Broker) -> Option<v1::AuditStatus> {
+    let log = broker.audit();
+    let state = log.state();
+    Some(v1::AuditStatus {
+        public_key: log.public_key()?.to_string(),
+        durability: log.durability().as_str().into(),
+        problem: state.down.unwrap_or_default(),
+        records: state.records,
+    })
+}
+
 fn last_good(state: LastGoodState) -> v1::LastGood {
     let served = |(source, (secrets, oldest)): (SourceName, (usize, SystemTime))| v1::ServedFromCopy {
         source: source.to_string(),
@@ -265,6 +277,7 @@ impl admin_server::Admin for AdminService {
             reload_error: host.reload_error,
             last_good: host.last_good.map(last_good),
             ready: self.broker.is_ready(),
+            audit: audit(&self.broker),
         }))
     }
 
@@ -348,13 +361,14 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<Self::RedactStream>, Status> {
         let operator = self.operator(&request)?;
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator has a text cleaned");
+        self.broker.operated(operator.peer(), &Deed { action: "redact", ..Deed::default() });
         let redactor = self.broker.store().redactor().clone();
         let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, None, request.into_inner());
         Ok(Response::new(answers))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Result<Response<v1::RefreshResponse>, Status> {
-        self.operator(&request)?;
+        let operator = self.operator(&request)?;
         let names = request.into_inner().secrets;
         let secrets: Result<Vec<SecretName>, _> = names.iter().map(|name| name.parse()).collect();
         let secrets = secrets.map_err(|bad| Status::invalid_argument(bad.to_string()))?;
@@ -362,6 +376,8 @@ impl admin_server::Admin for AdminService {
         if let Some(unknown) = secrets.iter().find(|secret| !listing.contains_key(*secret)) {
             return Err(Status::not_found(format!("{unknown} is no secret that a tool may have; `valetkey secrets` lists them")));
         }
+        let (secret, count) = (secrets.first().filter(|_| secrets.len() == 1), Some(secrets.len() as u64));
+        self.broker.operated(operator.peer(), &Deed { action: "refresh", secret, count, ..Deed::default() });
         let refreshed = self.host.refresh((!secrets.is_empty()).then_some(secrets)).await;
         let Some(Refreshed { changed, failed }) = refreshed else {
             return Err(Status::failed_precondition(
@@ -378,6 +394,7 @@ impl admin_server::Admin for AdminService {
     async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {
         let operator = self.operator(&request)?;
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "reload asked for");
+        self.broker.operated(operator.peer(), &Deed { action: "reload", ..Deed::default() });
         let host = self.host.clone();
         // In a task of its own: it is carried through though its caller goes away. Half of one would leave nothing kept fresh.
         let reloading = tokio::spawn(async move { host.reload().await });
@@ -392,12 +409,24 @@ impl admin_server::Admin for AdminService {
             return Err(Status::invalid_argument("say what to revoke: a session, a tool's sessions, or a secret's value"));
         };
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, ?target, "revocation asked for");
-        let end = |which: &dyn Fn(&Session) -> bool| self.broker.end(End::Revoked, which) as u64;
+        let end = |action, which: &dyn Fn(&Session) -> bool| {
+            let session = self.broker.sessions().list().into_iter().find(|session| which(session));
+            let ended = self.broker.end(End::Revoked, which) as u64;
+            let deed = Deed { action, session: session.as_deref(), count: Some(ended), ..Deed::default() };
+            self.broker.operated(operator.peer(), &deed);
+            ended
+        };
         let (sessions_ended, sessions_told) = match target {
-            v1::revoke_request::Target::Session(id) => (end(&|session| session.id.to_string() == id), 0),
-            v1::revoke_request::Target::Tool(tool) => (end(&|session| session.tool().as_str() == tool), 0),
+            v1::revoke_request::Target::Session(id) => (end("revoke-session", &|session| session.id.to_string() == id), 0),
+            v1::revoke_request::Target::Tool(tool) => (end("revoke-tool", &|session| session.tool().as_str() == tool), 0),
             v1::revoke_request::Target::Secret(secret) => {
-                let revoked = self.host.revoke_secret(&secret).map_err(|kept| {
+                let revoked = self.host.revoke_secret(&secret);
+                // Only a name that there is: what else somebody typed may be anything.
+                let listing = self.broker.store().listing();
+                let (secret_name, failed) = (listing.keys().find(|name| name.as_str() == secret), !matches!(revoked, Ok(true)));
+                let deed = Deed { action: "revoke-secret", secret: secret_name, failed, ..Deed::default() };
+                self.broker.operated(operator.peer(), &deed);
+                let revoked = revoked.map_err(|kept| {
                     Status::internal(format!("it is dropped from memory and its holders are told, but on disk {kept}"))
                 })?;
                 if !revoked {

@@ -28,6 +28,7 @@ pub fn reason(reason: Reason) -> v1::Reason {
         Reason::ShuttingDown => v1::Reason::ShuttingDown,
         Reason::NotReady => v1::Reason::NotReady,
         Reason::CommandNotAllowed => v1::Reason::CommandNotAllowed,
+        Reason::AuditUnavailable => v1::Reason::AuditUnavailable,
     }
 }
 
@@ -37,7 +38,7 @@ fn code(reason: Reason) -> Code {
             Code::PermissionDenied
         }
         Reason::PeerChanged => Code::Unauthenticated,
-        Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady => Code::Unavailable,
+        Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady | Reason::AuditUnavailable => Code::Unavailable,
         Reason::LimitReached => Code::ResourceExhausted,
         Reason::SessionNotOpen => Code::FailedPrecondition,
         Reason::BadRequest => Code::InvalidArgument,

@@ -52,7 +52,7 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
     loop {
         match poll_fn(|cx| hearing.poll_next(cx)).await {
             Next::News => tell_news(broker, &session, &mut told, out).await?,
-            Next::Request(Request::Get(Get { id, name })) => match get(broker, caller, &session, &name) {
+            Next::Request(Request::Get(Get { id, name })) => match get(broker, caller, &session, &name).await {
                 Ok((handout, _under_way)) => out.send(frame::session_secret(id, &handout)).await,
                 Err(refused) if ends_the_session(&refused) => return Err(status::refused(&refused)),
                 Err(refused) => {
@@ -68,7 +68,7 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
                 }
             }
             Next::Request(Request::Redacted(found)) => {
-                hearing.pause(broker.slow_down(&session));
+                hearing.pause(broker.slow_down_reports(&session));
                 if let Err(refused) = broker.redacted(&**caller, &session, &launch::report(&found)?) {
                     return Err(status::refused(&refused));
                 }
@@ -83,9 +83,9 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
 }
 
 /// One secret, and the place that its request takes until the answer is taken.
-fn get(broker: &Arc<Broker>, caller: &Caller, session: &Session, name: &str) -> Result<(Handout, UnderWay), Refused> {
+async fn get(broker: &Arc<Broker>, caller: &Caller, session: &Session, name: &str) -> Result<(Handout, UnderWay), Refused> {
     let under_way = broker.begin(session)?;
-    Ok((broker.get(caller, session, name)?, under_way))
+    Ok((broker.get(caller, session, name).await?, under_way))
 }
 
 async fn open(

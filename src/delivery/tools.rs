@@ -92,7 +92,7 @@ async fn get_secrets(
     let session = broker.session(caller, &session).map_err(refused)?;
     // Until the answer is taken.
     let _under_way = broker.begin(&session).map_err(refused)?;
-    let handouts = broker.get_all(caller, &session, &names).map_err(refused)?;
+    let handouts = broker.get_all(caller, &session, &names).await.map_err(refused)?;
     out.send(frame::get_secrets(&handouts)).await;
     Ok(())
 }

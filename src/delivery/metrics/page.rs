@@ -16,6 +16,7 @@ use prometheus_client::{
 };
 
 use crate::{
+    audit::Log,
     broker::Broker,
     delivery::{
         admin::{Host, HostStatus, SourceFacts},
@@ -66,6 +67,7 @@ impl Collector for Facts {
         let mut page = Page(encoder);
         self.daemon(&mut page, &self.host.status())?;
         let sources: Vec<_> = self.host.sources().into_iter().collect();
+        audit(&mut page, self.broker.audit())?;
         upstreams(&mut page, &sources)?;
         calls(&mut page, &sources)?;
         self.secrets(&mut page)?;
@@ -147,7 +149,7 @@ impl Facts {
         let latency = [(NO_LABELS, self.broker.latency())];
         page.histogram(
             "handout_duration",
-            "Time to attest, decide and read what one call asks for; refusals are not in it.",
+            "Time to attest, decide, read and put on record what one call asks for; refusals are not in it.",
             latency,
         )
     }
@@ -211,6 +213,26 @@ impl Facts {
             [(NO_LABELS, log::redacted_lines())],
         )
     }
+}
+
+fn audit(page: &mut Page<'_>, log: &Log) -> fmt::Result {
+    if log.public_key().is_none() {
+        return Ok(());
+    }
+    let state = log.state();
+    page.gauge(
+        "audit_writable",
+        "1 while the audit log can be written; while it cannot, nothing is handed out.",
+        None,
+        one(state.down.is_none()),
+    )?;
+    page.counter("audit_records", "Records written to the audit log.", [(NO_LABELS, state.records)])?;
+    page.counter("audit_lost", "Records refused while the audit log could not be written.", [(NO_LABELS, state.lost)])?;
+    page.histogram(
+        "audit_sync_duration",
+        "Time of one write and sync, which all records that wait share.",
+        [(NO_LABELS, log.syncs())],
+    )
 }
 
 const STATES: [&str; 4] = ["held", "stale", "revoked", "missing"];
