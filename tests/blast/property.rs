@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use valetkey::{
     blast::{Facts, Graph, Weights},
-    config::{Config, DaemonSettings, Privilege, Reach, SecretSettings, SourceSettings},
+    config::{AuditSettings, Config, DaemonSettings, Privilege, Reach, SecretSettings, SourceSettings},
     limits::Limits,
     name::{SecretName, SourceName, ToolName},
     peer::{Peer, Process},
@@ -103,6 +103,7 @@ fn config(shape: &Shape) -> Config {
         file: Path::new("valetkey.toml").into(),
         daemon: DaemonSettings::default(),
         alarm: None,
+        audit: AuditSettings::default(),
         sources: sources.collect(),
         policy: Policy::new(tools.collect(), names),
         secrets,
