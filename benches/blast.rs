@@ -161,7 +161,7 @@ fn main() {
     let found = findings.len();
     let whole = graph.document(Question::Everything, findings).expect("it is there");
     let mut sink = Sink::default();
-    serde_json::to_writer_pretty(&mut sink, &whole).expect("a sink takes it");
+    blast::write_json(&mut sink, &whole).expect("a sink takes it");
     row(
         "full JSON, findings and all",
         begun.elapsed(),

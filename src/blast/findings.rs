@@ -212,6 +212,11 @@ impl Finding {
         Self { system: Some(system.into()), ..self }
     }
 
+    fn order(&self) -> impl Ord + '_ {
+        let about = (self.id, &self.tool, &self.secret, &self.system);
+        (self.excluded.is_some(), std::cmp::Reverse(self.level), about, &self.file, self.line)
+    }
+
     /// The same from run to run, wherever its line moves.
     pub fn fingerprint(&self) -> String {
         let part = |name: &Option<String>| name.clone().unwrap_or_default();
@@ -245,13 +250,7 @@ impl Graph<'_> {
         let mut findings = rules::all(self);
         let about_exclusions = exclusions.apply(&mut findings, self.facts.made);
         findings.extend(about_exclusions);
-        findings.sort_by(|a, b| {
-            let key = |finding: &Finding| (finding.excluded.is_some(), std::cmp::Reverse(finding.level));
-            key(a).cmp(&key(b)).then_with(|| {
-                let key = |f: &Finding| (f.id, f.tool.clone(), f.secret.clone(), f.system.clone(), f.file.clone(), f.line);
-                key(a).cmp(&key(b))
-            })
-        });
+        findings.sort_by(|a, b| a.order().cmp(&b.order()));
         findings
     }
 }

@@ -77,6 +77,14 @@ pub struct Unlock {
     pub derived: bool,
 }
 
+/// What a walk asks of a secret at each visit, side by side in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Profile {
+    pub lifetime: f64,
+    /// Sensitivity x privilege, where nobody said what it opens.
+    pub undeclared: Option<Range>,
+}
+
 /// A version that a session holds.
 #[derive(Debug, Clone, Copy)]
 pub struct Held<'f> {
@@ -102,6 +110,7 @@ pub struct Graph<'f> {
     pub(super) reached_by: Rows<Way>,
     pub(super) unlocks: Rows<Unlock>,
     pub(super) unlocked_by: Rows<Unlock>,
+    pub(super) profiles: Vec<Profile>,
     pub(super) stored: Rows<Id>,
     pub(super) source_of: Vec<Id>,
     pub(super) held: Vec<Held<'f>>,
@@ -190,6 +199,7 @@ impl<'f> Graph<'f> {
                 sources,
                 keys.iter().map(|(secret, source, derived)| (*source, Unlock { to: *secret, derived: *derived })),
             ),
+            profiles: Vec::new(),
             stored: Rows::new(sources, stored),
             source_of,
             held_by: Rows::new(tools, held.iter().map(|held| held.tool).zip(0..)),
@@ -203,8 +213,18 @@ impl<'f> Graph<'f> {
             tools_by_name,
             secrets_by_name,
         };
+        graph.profiles = graph.secrets().map(|(id, secret)| graph.profile(id, secret)).collect();
         graph.take_usage();
         graph
+    }
+
+    fn profile(&self, id: Id, secret: &SecretFact) -> Profile {
+        let unknown = || {
+            let sensitivity = self.weights.sensitivity(None, secret.environment.as_deref());
+            sensitivity.by(self.weights.unknown_privilege())
+        };
+        let lifetime = self.weights.lifetime(secret.rotate_every.is_some());
+        Profile { lifetime, undeclared: self.is_undeclared(id).then(unknown) }
     }
 
     fn take_usage(&mut self) {
@@ -311,7 +331,7 @@ impl<'f> Graph<'f> {
         let held = self.held.capacity() * size_of::<Held<'_>>() + self.held_by.bytes() + self.holders.bytes();
         let rest =
             self.systems.capacity() * size_of::<&str>() + self.source_of.capacity() * size_of::<Id>() + self.stored.bytes();
-        names + links + ways + held + rest
+        names + links + ways + held + rest + self.profiles.capacity() * size_of::<Profile>()
     }
 }
 

@@ -54,7 +54,8 @@ const MOST_CHARACTERS: usize = 50_000;
 
 /// A flowchart for Mermaid, within its limits.
 pub fn mermaid(document: &Document<'_>) -> String {
-    let mut tools = document.nodes.tools.len();
+    // A tool that is worth a picture has a line at least.
+    let mut tools = document.nodes.tools.len().min(MOST_EDGES);
     loop {
         let drawing = Drawing::of_worst(document, tools);
         let text = flowchart(&drawing, tools, document.nodes.tools.len());

@@ -2,7 +2,7 @@
 //! way found is a shortest one; each secret once, so a circle ends.
 
 use super::{
-    graph::{Graph, Id},
+    graph::{Graph, Id, Profile},
     score::{Range, Score},
 };
 use crate::config::Privilege;
@@ -112,11 +112,8 @@ impl Walk {
     /// What a secret opens, with what its delivery or its distance multiplies by.
     fn look(&mut self, graph: &Graph<'_>, place: u32, factor: f64) {
         let secret = self.steps[place as usize].secret;
-        let fact = graph.secret(secret);
-        let lifetime = graph.weights.lifetime(fact.rotate_every.is_some());
-        if graph.is_undeclared(secret) {
-            let sensitivity = graph.weights.sensitivity(None, fact.environment.as_deref());
-            let depth = sensitivity.by(graph.weights.unknown_privilege());
+        let Profile { lifetime, undeclared } = graph.profiles[secret as usize];
+        if let Some(depth) = undeclared {
             self.undeclared.push(place);
             self.risk_of_undeclared = self.risk_of_undeclared.plus(depth.times(lifetime * factor));
             self.depth = self.depth.most(depth);

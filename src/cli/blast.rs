@@ -161,7 +161,7 @@ fn form(document: &Document<'_>, question: &Question, format: Format) -> Result<
 
 /// JSON for people and for programs.
 pub fn json(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
-    let mut text = serde_json::to_vec_pretty(value).map_err(std::io::Error::other)?;
-    text.push(b'\n');
+    let mut text = Vec::new();
+    blast::write_json(&mut text, value)?;
     Ok(text)
 }

@@ -8,7 +8,7 @@ use std::{
 use proptest::prelude::*;
 use valetkey::{
     blast::{Facts, Graph, Weights},
-    config::{Config, AuditSettings, DaemonSettings, Privilege, Reach, SecretSettings, SourceSettings},
+    config::{AuditSettings, Config, DaemonSettings, Privilege, Reach, SecretSettings, SourceSettings},
     limits::Limits,
     name::{SecretName, SourceName, ToolName},
     peer::{Peer, Process},
