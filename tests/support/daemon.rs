@@ -176,12 +176,16 @@ impl Host {
 
 /// A channel to a socket, as any gRPC client would make one.
 pub async fn channel(socket: &Path) -> tonic::transport::Channel {
+    try_channel(socket).await.unwrap()
+}
+
+async fn try_channel(socket: &Path) -> Result<tonic::transport::Channel, tonic::transport::Error> {
     let path = socket.to_path_buf();
     let connector = tower::service_fn(move |_: tonic::transport::Uri| {
         let path = path.clone();
         async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
     });
-    tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap()
+    tonic::transport::Endpoint::from_static("http://localhost").connect_with_connector(connector).await
 }
 
 /// A running daemon. Killed when dropped.
@@ -213,8 +217,11 @@ impl Daemon {
                     }
                     if std::os::unix::net::UnixStream::connect(&admin).is_ok() {
                         let answered = runtime.block_on(async {
-                            let call = async { AdminClient::new(channel(&admin).await).status(v1::StatusRequest {}).await };
-                            matches!(tokio::time::timeout(Duration::from_millis(500), call).await, Ok(Ok(_)))
+                            // A daemon that is refused its place takes its sockets away again.
+                            let call = async {
+                                AdminClient::new(try_channel(&admin).await.ok()?).status(v1::StatusRequest {}).await.ok()
+                            };
+                            matches!(tokio::time::timeout(Duration::from_millis(500), call).await, Ok(Some(_)))
                         });
                         if answered {
                             return Ok(());
