@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
@@ -168,7 +168,11 @@ pub struct Alarms {
     many: Mutex<Repeats<Denied, Subject>>,
     counts: [AtomicU64; Kind::ALL.len()],
     outlets: Vec<Outlet>,
+    hears: OnceLock<Hears>,
 }
+
+/// Is told of each alarm at once, and must not wait.
+type Hears = Box<dyn Fn(&Alarm) + Send + Sync>;
 
 /// Those whose denials are counted apart. Tools are as many as policy has; users may be more.
 const MOST_DENIED: usize = 4096;
@@ -209,7 +213,13 @@ impl Alarms {
             many: Mutex::new(Repeats::new(Duration::from_secs(60), Duration::from_secs(600), MOST_DENIED)),
             counts: Default::default(),
             outlets,
+            hears: OnceLock::new(),
         }))
+    }
+
+    /// Has each alarm told to this too. The first stands.
+    pub fn tell(&self, hears: Hears) {
+        let _ = self.hears.set(hears);
     }
 
     /// Someone was denied this secret so many times, for this reason.
@@ -286,6 +296,9 @@ impl Alarms {
         let Subject { pid, uid, unit, .. } = &subject;
         warn!(alarm = kind.word(), pid, uid, unit, count, "ALARM: {text}");
         let alarm = Arc::new(Alarm { kind, at: SystemTime::now(), subject, count, text });
+        if let Some(hears) = self.hears.get() {
+            hears(&alarm);
+        }
         self.outlets.iter().for_each(|outlet| outlet.send(&alarm));
     }
 

@@ -70,7 +70,7 @@ pub struct Broker {
     redactions: Redactions,
     /// `None`: nothing is configured to deserve one.
     alarms: Option<Arc<Alarms>>,
-    audit: Log,
+    audit: Arc<Log>,
     recorded: record::Versions,
     /// Was everything loaded that the policy needs?
     ready: AtomicBool,
@@ -107,7 +107,7 @@ impl Broker {
             refusals: Refusals::default(),
             redactions: Redactions::default(),
             alarms: None,
-            audit,
+            audit: Arc::new(audit),
             recorded: record::Versions::default(),
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
@@ -116,6 +116,7 @@ impl Broker {
 
     /// The same, with someone who watches for what deserves an alarm.
     pub fn with_alarms(self, alarms: Option<Arc<Alarms>>) -> Self {
+        alarms.iter().for_each(|alarms| self.record_alarms(alarms));
         Self { alarms, ..self }
     }
 

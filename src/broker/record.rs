@@ -8,6 +8,7 @@ use std::{
 
 use super::{Broker, Event, Reason, Refusal, Refused, events, redactions::Find};
 use crate::{
+    alarm::{self, Alarm, Alarms},
     audit::{self, Kind, Log, Outcome, Place, Recorded, Ticket, Unavailable, Who},
     limits::Told,
     name::{SecretName, Version},
@@ -76,6 +77,22 @@ impl Broker {
     /// Puts an event on record. It is there when the ticket says so.
     pub(super) fn put_on_record(&self, event: &Event<'_>) -> Result<Ticket, Unavailable> {
         with_record(event, |record| self.audit.append(record))
+    }
+
+    /// Has each alarm put on record.
+    pub(super) fn record_alarms(&self, alarms: &Alarms) {
+        let log = self.audit.clone();
+        alarms.tell(Box::new(move |Alarm { kind, subject, count, .. }| {
+            let alarm::Subject { tool, secret, session, pid, uid, unit, .. } = subject;
+            let (tool, session) = (tool.as_ref(), session.as_ref());
+            let who = match (pid, uid) {
+                (Some(pid), Some(uid)) => Who::caller(tool, session, *pid, *uid, unit.as_deref()),
+                _ => Who::new(tool, session, None, None),
+            };
+            let raised = audit::Event::new(audit::Kind::AlarmRaised, Outcome::Success);
+            let (who, secret) = (Some(&who), secret.as_ref());
+            log.note(&audit::Event { who, secret, action: Some(kind.word()), count: Some(*count), ..raised });
+        }));
     }
 
     /// The daemon begins to serve.
