@@ -16,6 +16,7 @@ mod key;
 mod line;
 mod log;
 mod marks;
+pub mod onward;
 pub mod read;
 mod retain;
 pub mod verify;
@@ -25,7 +26,7 @@ pub use event::{Event, Kind, Outcome, Place, Who};
 pub use journal::{Rules, TakenUp};
 pub use key::{BadKey, KeyId, PublicKey, SigningKey};
 pub use line::Tip;
-pub use log::{Durability, LINGER, Log, Recorded, Settings, State, Ticket, Unavailable};
+pub use log::{Durability, Durable, LINGER, Log, Recorded, Settings, State, Ticket, Unavailable};
 pub use retain::Keep;
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod audit;
 mod daemon;
 mod duration;
 mod explain;
+mod export;
 mod file;
 mod identity;
 mod launch;
@@ -42,6 +43,7 @@ pub use alarm::{AlarmSettings, WebhookTarget};
 pub use audit::AuditSettings;
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};
+pub use export::ExportSettings;
 pub use problem::{Problem, Severity};
 pub use read::Key;
 pub use secrets::{Privilege, Reach, SecretSettings};
@@ -201,6 +203,7 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("daemon", daemon::KEYS),
         ("daemon: last-good", daemon::LAST_GOOD_KEYS),
         ("audit", audit::KEYS),
+        ("audit: export, journald", export::JOURNALD_KEYS),
         ("limits", limits::CEILING_KEYS),
         ("alarm", alarm::KEYS),
         ("alarm: webhook", alarm::WEBHOOK_KEYS),

@@ -33,6 +33,7 @@ use crate::{
     broker::{self, Broker},
     config::{self, Config, MemoryProtection, MetricsAddress, OnUnreachable},
     delivery::{self, Health, Listener, Metrics, MetricsListener, Room, Socket},
+    export::Exports,
     redact::Redactor,
     secret::{self, Protection},
     source::environment::take_from_environment,
@@ -121,6 +122,9 @@ fn say_what_the_host_lacks(hardened: bool) {
     }
 }
 
+/// For what is left of the audit log to reach those that it is sent to, when the daemon stops.
+const EXPORT_WITHIN: Duration = Duration::from_secs(2);
+
 /// Everything that serves, built and bound.
 struct Daemon {
     config: Arc<Config>,
@@ -182,9 +186,17 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     });
     let broker = Arc::new(Broker::new(settings, policy.clone(), store, log).with_alarms(alarms));
     broker.started(&format!("valetkeyd {}, configuration {}", env!("CARGO_PKG_VERSION"), config.file.display()));
+    let exports = {
+        let _inside = control_plane.enter();
+        audit::export(&config.audit, &broker)
+    };
+    let exports = exports.unwrap_or_else(|reason| {
+        reasons.push(reason);
+        Exports::default()
+    });
     let config = Arc::new(config);
     let method = attestor.method().to_string();
-    let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, method };
+    let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, exports, method };
     let operations = Arc::new(Operations::new(parts, broker.clone(), control_plane.handle().clone()));
     if config.daemon.on_unreachable == OnUnreachable::Fail || !reasons.is_empty() {
         // All of them in one go: whoever mends one should not find the next at the next start.
@@ -301,8 +313,10 @@ impl Daemon {
         if let Some(alarms) = broker.alarms() {
             control_plane.block_on(alarms.close());
         }
-        control_plane.shutdown_timeout(Duration::from_millis(500));
         broker.ended();
+        // With its last record in it.
+        control_plane.block_on(operations.exports().close(EXPORT_WITHIN));
+        control_plane.shutdown_timeout(Duration::from_millis(500));
         info!("stopped");
         ended
     }

@@ -31,6 +31,8 @@ pub mod source;
 #[cfg(feature = "daemon")]
 pub mod audit;
 #[cfg(feature = "daemon")]
+pub mod export;
+#[cfg(feature = "daemon")]
 pub mod limits;
 #[cfg(feature = "daemon")]
 pub mod policy;

@@ -84,6 +84,11 @@ name!(
     SourceName, "a source's name", 64, b"._-", false
 );
 
+name!(
+    /// Names an exporter of the audit log: `siem`. Lower-case letters, digits and `._-`, at most 64; so it may be part of a file's name.
+    ExporterName, "an exporter's name", 64, b"._-", false
+);
+
 /// One value of a secret, as its source names it: a version id, a number. At most 128 printable ASCII characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(Arc<str>);

@@ -2,6 +2,9 @@
 //!
 //! `tests/support/sdbox` boots systemd in namespaces of its own; where it cannot, these tests say why and pass.
 
+#[path = "support/sandbox.rs"]
+mod sandbox;
+
 use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
@@ -9,46 +12,20 @@ use std::{
         fs::PermissionsExt,
         net::{UnixListener, UnixStream},
     },
-    process::{Command, Output},
     time::{Duration, Instant},
 };
 
+use sandbox::Sandbox;
 use valetkey::attest::{Attestor, Caller, PeerStream, Settings};
 
 const PROGRAM: &str = "/usr/local/libexec/attest-test";
 
-/// A booted systemd. Powered off on drop.
-struct Sandbox {
-    folder: tempfile::TempDir,
+/// Boots a systemd that can start this test as its services.
+fn start() -> Option<Sandbox> {
+    Sandbox::start(&[format!("{}:{PROGRAM}:ro", env::current_exe().unwrap().display())])
 }
 
 impl Sandbox {
-    fn start() -> Option<Self> {
-        let sandbox = Self { folder: tempfile::tempdir().unwrap() };
-        let bind = format!("{}:{PROGRAM}:ro", env::current_exe().unwrap().display());
-        let started = sandbox.sdbox(&["start", "--bind", &bind]);
-        match started.status.code() {
-            Some(0) => Some(sandbox),
-            Some(77) => {
-                eprintln!("{}", String::from_utf8_lossy(&started.stderr).trim());
-                None
-            }
-            _ => panic!("sdbox start: {started:?}"),
-        }
-    }
-
-    fn sdbox(&self, arguments: &[&str]) -> Output {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/sdbox");
-        Command::new(script).args(arguments).env("SDBOX", self.folder.path()).output().unwrap()
-    }
-
-    #[track_caller]
-    fn exec(&self, arguments: &[&str]) -> String {
-        let output = self.sdbox(&[&["exec"], arguments].concat());
-        assert!(output.status.success(), "{arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
     /// Starts a service whose program is this test, in a role.
     #[track_caller]
     fn unit(&self, name: &str, role: &str, properties: &[&str], before: &str) {
@@ -81,12 +58,6 @@ impl Sandbox {
 
     fn invocation(&self, name: &str) -> String {
         self.exec(&["systemctl", "show", "--property=InvocationID", "--value", name])
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        self.sdbox(&["stop"]);
     }
 }
 
@@ -139,7 +110,7 @@ fn ask(socket: &str) {
 
 #[test]
 fn units_are_told_as_systemd_tells_them() {
-    let Some(sandbox) = Sandbox::start() else { return };
+    let Some(sandbox) = start() else { return };
     // One that may read /proc, and one that may do next to nothing: no capability, no sight of other processes, no users.
     sandbox.unit("open.service", "serve /run/open/s", &["RuntimeDirectory=open"], "");
     let hardened = [

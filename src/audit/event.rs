@@ -59,6 +59,8 @@ words! {
         LimitReached = "limit.reached",
         AlarmRaised = "alarm.raised",
         RotationStep = "rotation.step",
+        /// Records were gone before an exporter had sent them.
+        ExportGap = "export.gap",
         // The log's own, which nobody else records.
         Checkpoint = "audit.checkpoint",
         Recovered = "audit.recovered",
@@ -100,7 +102,7 @@ pub struct Event<'a> {
     pub source: Option<&'a SourceName>,
     /// The line of policy that decided.
     pub policy: Option<Place<'a>>,
-    /// What an operator did; a step of a rotation; the rule of an alarm; the name of a limit.
+    /// What an operator did; a step of a rotation; the rule of an alarm; the name of a limit, or of an exporter.
     pub action: Option<&'a str>,
     /// Where a value was found, and how it was written there.
     pub channel: Option<&'a str>,
@@ -110,6 +112,8 @@ pub struct Event<'a> {
     pub count: Option<u64>,
     /// The value of a limit.
     pub limit: Option<u64>,
+    /// The first and the last of the records that it is about.
+    pub range: Option<(u64, u64)>,
     /// When the first of `count` was.
     pub since: Option<SystemTime>,
     /// How long it took, as far as the broker knows it.
@@ -138,6 +142,7 @@ impl<'a> Event<'a> {
             canary: false,
             count: None,
             limit: None,
+            range: None,
             since: None,
             duration: None,
             request_id: None,
@@ -167,6 +172,8 @@ impl<'a> Event<'a> {
         }
         fields.some("count", self.count, Fields::number);
         fields.some("limit", self.limit, Fields::number);
+        fields.some("first_seq", self.range.map(|(first, _)| first), Fields::number);
+        fields.some("last_seq", self.range.map(|(_, last)| last), Fields::number);
         fields.some("since", self.since, Fields::time);
         fields.some("duration_us", self.duration.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)), Fields::number);
         fields.some("request_id", self.request_id, Fields::text);

@@ -10,7 +10,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{Acquire, Relaxed},
+        },
     },
     task::{Context, Poll, Waker},
     thread::{JoinHandle, Thread},
@@ -92,6 +95,8 @@ pub(super) struct Shared {
     pub why_down: Mutex<Option<String>>,
     pub records: AtomicU64,
     pub lost: AtomicU64,
+    /// The number of the last record that is durable.
+    pub durable: AtomicU64,
     pub syncs: Latency,
 }
 
@@ -201,6 +206,17 @@ pub struct State {
     pub lost: u64,
 }
 
+/// How far a log is on disk.
+#[derive(Clone)]
+pub struct Durable(Arc<Shared>);
+
+impl Durable {
+    /// The number of the last record that no crash takes away. 0: none yet, or it is not known while the disk fails.
+    pub fn seq(&self) -> u64 {
+        self.0.durable.load(Acquire)
+    }
+}
+
 impl Log {
     /// No log: everything counts as recorded, and nothing is.
     pub fn off() -> Self {
@@ -284,6 +300,11 @@ impl Log {
     /// Can it be written?
     pub fn is_up(&self) -> bool {
         self.public.is_none() || lock(&self.shared.queue).up
+    }
+
+    /// How far it is on disk, for those who read its files.
+    pub fn durable(&self) -> Durable {
+        Durable(self.shared.clone())
     }
 
     /// How long writes and syncs take.

@@ -170,6 +170,7 @@ fn the_schema_knows_every_field_of_every_kind() {
                 canary: true,
                 count: Some(1),
                 limit: Some(2),
+                range: Some((1, 2)),
                 since: Some(now),
                 duration: Some(Duration::from_micros(5)),
                 request_id: Some("r\n"),

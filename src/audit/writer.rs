@@ -2,7 +2,10 @@
 
 use std::{
     io,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, Release},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -62,11 +65,18 @@ impl Writer {
         {
             warn!("the audit log is not sealed at its end: {error}");
         }
+        self.tell_durable();
+    }
+
+    /// For those who read the files. After the file that it is in was made: who sees the number finds the record.
+    fn tell_durable(&self) {
+        self.shared.durable.store(self.journal.seq(), Release);
     }
 
     /// Writes what waits, or sleeps until there is something to do. `false`: the log is to be closed, and nothing waits.
     fn step(&mut self) -> bool {
         let shared = self.shared.clone();
+        self.tell_durable();
         let mut queue = lock(&shared.queue);
         let now = Instant::now();
         if queue.ends.is_empty() {

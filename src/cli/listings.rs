@@ -79,6 +79,20 @@ struct Audit {
     durability: String,
     problem: Option<String>,
     records: u64,
+    exporters: Vec<Exporter>,
+}
+
+#[derive(Serialize)]
+struct Exporter {
+    name: String,
+    kind: String,
+    seq: u64,
+    waiting: u64,
+    waits_since: Option<String>,
+    sent: u64,
+    refused: u64,
+    lost: u64,
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -143,6 +157,7 @@ pub fn status(args: &Args) -> Outcome {
             durability: audit.durability,
             problem: none_if_empty(audit.problem),
             records: audit.records,
+            exporters: audit.exporters.into_iter().map(exporter).collect(),
         }),
         memory: Memory {
             protection: got.memory_protection,
@@ -175,8 +190,36 @@ fn last_good(got: v1::LastGood) -> LastGood {
     }
 }
 
+fn exporter(got: v1::ExporterStatus) -> Exporter {
+    Exporter {
+        name: got.name,
+        kind: got.kind,
+        seq: got.seq,
+        waiting: got.waiting,
+        waits_since: time(got.waits_since.as_ref()),
+        sent: got.sent,
+        refused: got.refused,
+        lost: got.lost,
+        problem: none_if_empty(got.problem),
+    }
+}
+
+fn exporter_lines(exporter: &Exporter) -> Vec<String> {
+    let Exporter { name, kind, seq, waiting, waits_since, refused, lost, problem, .. } = exporter;
+    let since = waits_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+    let mut line = format!("exporter       {name} ({kind}): record {seq} arrived, {waiting} wait{since}");
+    for (count, what) in [(refused, "not wanted there"), (lost, "LOST: removed before they were sent")] {
+        if *count > 0 {
+            line += &format!(", {count} {what}");
+        }
+    }
+    let mut lines = vec![line];
+    lines.extend(problem.as_ref().map(|problem| format!("               {}; it is tried again", printable(problem))));
+    lines
+}
+
 fn audit_lines(audit: Option<&Audit>) -> Vec<String> {
-    let Some(Audit { durability, problem, records, .. }) = audit else {
+    let Some(Audit { durability, problem, records, exporters, .. }) = audit else {
         return vec!["audit log      OFF: who is given which secret is on no record".into()];
     };
     let mut lines = vec![format!("audit log      {durability}, {records} records since start")];
@@ -187,6 +230,7 @@ fn audit_lines(audit: Option<&Audit>) -> Vec<String> {
              mend the disk; it is tried again each second"
         )
     }));
+    lines.extend(exporters.iter().flat_map(exporter_lines));
     lines
 }
 

@@ -1,14 +1,18 @@
 //! `[audit]`: where the audit log is, and how long it is kept. All optional.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use super::{
     address::file_ref,
     duration::bytes,
+    export::{self, ExportSettings},
     read::{Key, Section, key},
     sources::FileRef,
 };
-use crate::audit::{Durability, Keep, Rules};
+use crate::{
+    audit::{Durability, Keep, Rules},
+    name::ExporterName,
+};
 
 /// How the audit log is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,11 +25,20 @@ pub struct AuditSettings {
     /// `None`: `audit-signing-key.pem` beside the directory, made where there is none.
     pub signing_key: Option<FileRef>,
     pub rules: Rules,
+    /// Where it is sent as well.
+    pub exports: BTreeMap<ExporterName, ExportSettings>,
 }
 
 impl Default for AuditSettings {
     fn default() -> Self {
-        Self { enabled: true, directory: None, durability: Durability::Sync, signing_key: None, rules: Rules::default() }
+        Self {
+            enabled: true,
+            directory: None,
+            durability: Durability::Sync,
+            signing_key: None,
+            rules: Rules::default(),
+            exports: BTreeMap::new(),
+        }
     }
 }
 
@@ -37,6 +50,7 @@ pub(super) const KEYS: &[Key] = &[
     key("keep", "\"90d\""),
     key("max-size", "\"10G\""),
     key("file-size", "\"64M\""),
+    key("export", "export.journal = { kind = \"journald\" }"),
 ];
 
 const DURABILITIES: &[(&str, Durability)] = &[("sync", Durability::Sync), ("batched", Durability::Batched)];
@@ -66,11 +80,17 @@ pub(super) fn read(section: &Section<'_>) -> AuditSettings {
         let what = "the audit log is off: who is given which secret is on no record".to_owned();
         section.warn(section.line_of("enabled"), what, "enabled = true, or leave it out");
     }
+    let exporters = section.named::<ExporterName>("export", export::NAME_RULE);
+    let exports: BTreeMap<_, _> = exporters.iter().filter_map(|named| Some((named.name.clone(), export::read(named)?))).collect();
+    if !enabled && !exporters.is_empty() {
+        section.reject_for("export", "has nothing to send: the audit log is off", "enabled = true, or leave it out");
+    }
     AuditSettings {
         enabled,
         directory: section.absolute_path("directory"),
         durability: section.choice("durability", DURABILITIES).unwrap_or(default.durability),
         signing_key: section.parsed("signing-key", file_ref),
         rules: Rules { file_bytes, keep, ..default.rules },
+        exports,
     }
 }

@@ -9,8 +9,10 @@ use tracing::{info, warn};
 
 use super::{assemble::Captured, places};
 use crate::{
-    audit::{Log, PublicKey, Settings, SigningKey, disk::Directory},
-    config::AuditSettings,
+    audit::{Event, Kind, Log, Outcome, PublicKey, Settings, SigningKey, disk::Directory},
+    broker::Broker,
+    config::{AuditSettings, ExportSettings},
+    export::{Exports, Target, TellGap, journald::Journald},
 };
 
 const KEY: &str = "audit-signing-key.pem";
@@ -51,6 +53,32 @@ pub fn open(settings: &AuditSettings, captured: &Captured) -> Result<Log, String
         info!(directory = %path.display(), next = taken.next, durability, "audit log");
     }
     Ok(log)
+}
+
+/// Starts what sends the log elsewhere, on the runtime of the caller.
+pub fn export(settings: &AuditSettings, broker: &Arc<Broker>) -> Result<Exports, String> {
+    let targets = settings.exports.iter().map(|(name, settings)| (name.clone(), target(settings)));
+    let recorder = broker.clone();
+    let tell_gap: TellGap = Arc::new(move |gap| {
+        let (name, range) = (Some(gap.exporter.as_str()), Some((gap.first, gap.last)));
+        let (reason, count) = (Some("pruned"), Some(gap.last - gap.first + 1));
+        let event = Event { action: name, range, reason, count, ..Event::new(Kind::ExportGap, Outcome::Failure) };
+        recorder.audit().note(&event);
+    });
+    let targets: Vec<_> = targets.collect();
+    if targets.is_empty() {
+        return Ok(Exports::default());
+    }
+    for (exporter, target) in &targets {
+        info!(%exporter, kind = target.kind(), "the audit log is sent");
+    }
+    Exports::start(targets, &directory(settings), broker.audit().durable(), &tell_gap).map_err(|bad| bad.to_string())
+}
+
+fn target(settings: &ExportSettings) -> Target {
+    match settings {
+        ExportSettings::Journald { socket } => Target::Journald(Journald::new(socket.clone())),
+    }
 }
 
 /// Of use to others, and of no use to the daemon.

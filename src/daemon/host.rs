@@ -22,6 +22,7 @@ use crate::{
     broker::Broker,
     config::{self, Config, SourceSettings},
     delivery::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts},
+    export::Exports,
     measure::span,
     name::{SecretName, SourceName},
     proto::v1,
@@ -38,6 +39,7 @@ pub struct Parts {
     pub sources: Sources,
     pub keeper: Arc<Keeper>,
     pub last_good: Option<Arc<LastGood>>,
+    pub exports: Exports,
     /// How callers are attested.
     pub method: String,
 }
@@ -50,6 +52,7 @@ pub struct Operations {
     keeper: Arc<Keeper>,
     /// The sealed copy on disk, where one is configured.
     last_good: Option<Arc<LastGood>>,
+    exports: Exports,
     states: States,
     method: String,
     started: SystemTime,
@@ -80,7 +83,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Operations {
     pub fn new(parts: Parts, broker: Arc<Broker>, control: Handle) -> Self {
-        let Parts { config, captured, sources, keeper, last_good, method } = parts;
+        let Parts { config, captured, sources, keeper, last_good, exports, method } = parts;
         let started = SystemTime::now();
         let plan = assemble::plan(&config, &sources);
         let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
@@ -93,6 +96,7 @@ impl Operations {
             captured,
             keeper,
             last_good,
+            exports,
             states,
             method,
             started,
@@ -136,6 +140,11 @@ impl Operations {
         if let Some(last_good) = &self.last_good {
             last_good.settle().await;
         }
+    }
+
+    /// What sends the audit log elsewhere.
+    pub fn exports(&self) -> &Exports {
+        &self.exports
     }
 
     pub fn load_timeout(&self) -> Duration {
@@ -351,6 +360,7 @@ impl Host for Operations {
             attestation: self.method.clone(),
             reload_error: now.reload_error.clone(),
             last_good: self.last_good.as_ref().map(|last_good| last_good.state()),
+            exporters: self.exports.states(),
             reloads: (self.reloads.load(Relaxed), self.reloads_failed.load(Relaxed)),
         }
     }

@@ -9,6 +9,7 @@ use super::{pace::Guest, redact, status};
 use crate::{
     attest::Caller,
     broker::{Broker, Deed},
+    export,
     name::{SecretName, SourceName, ToolName},
     policy::Delivery,
     proto::v1::{self, admin_server},
@@ -51,6 +52,8 @@ pub struct HostStatus {
     pub reload_error: String,
     /// The sealed copy on disk, where one is configured.
     pub last_good: Option<LastGoodState>,
+    /// What sends the audit log elsewhere.
+    pub exporters: Vec<export::State>,
     /// Reloads that took effect, and that did not.
     pub reloads: (u64, u64),
 }
@@ -191,7 +194,7 @@ fn source(name: &SourceName, facts: SourceFacts, secrets: u64) -> v1::SourceStat
 }
 
 /// How the audit log is. `None`: there is none.
-fn audit(broker: &Broker) -> Option<v1::AuditStatus> {
+fn audit(broker: &Broker, exporters: Vec<export::State>) -> Option<v1::AuditStatus> {
     let log = broker.audit();
     let state = log.state();
     Some(v1::AuditStatus {
@@ -199,7 +202,22 @@ fn audit(broker: &Broker) -> Option<v1::AuditStatus> {
         durability: log.durability().as_str().into(),
         problem: state.down.unwrap_or_default(),
         records: state.records,
+        exporters: exporters.into_iter().map(exporter).collect(),
     })
+}
+
+fn exporter(state: export::State) -> v1::ExporterStatus {
+    v1::ExporterStatus {
+        name: state.name.to_string(),
+        kind: state.kind.into(),
+        seq: state.seq,
+        waiting: state.waiting,
+        waits_since: state.waits_since.map(Into::into),
+        sent: state.sent,
+        refused: state.refused,
+        lost: state.lost,
+        problem: state.problem.unwrap_or_default(),
+    }
 }
 
 fn last_good(state: LastGoodState) -> v1::LastGood {
@@ -277,7 +295,7 @@ impl admin_server::Admin for AdminService {
             reload_error: host.reload_error,
             last_good: host.last_good.map(last_good),
             ready: self.broker.is_ready(),
-            audit: audit(&self.broker),
+            audit: audit(&self.broker, host.exporters),
         }))
     }
 

@@ -22,6 +22,7 @@ use crate::{
         admin::{Host, HostStatus, SourceFacts},
         places::Connections,
     },
+    export,
     measure::{BOUNDS, Latency},
     name::{SourceName, ToolName},
     redact::log,
@@ -65,9 +66,11 @@ impl fmt::Debug for Facts {
 impl Collector for Facts {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
-        self.daemon(&mut page, &self.host.status())?;
+        let host = self.host.status();
+        self.daemon(&mut page, &host)?;
         let sources: Vec<_> = self.host.sources().into_iter().collect();
         audit(&mut page, self.broker.audit())?;
+        exporters(&mut page, &host.exporters)?;
         upstreams(&mut page, &sources)?;
         calls(&mut page, &sources)?;
         self.secrets(&mut page)?;
@@ -233,6 +236,28 @@ fn audit(page: &mut Page<'_>, log: &Log) -> fmt::Result {
         "Time of one write and sync, which all records that wait share.",
         [(NO_LABELS, log.syncs())],
     )
+}
+
+fn exporters(page: &mut Page<'_>, exporters: &[export::State]) -> fmt::Result {
+    let each = || exporters.iter().map(|state| ([("exporter", state.name.as_str()), ("kind", state.kind)], state));
+    let lag = |state: &export::State| {
+        let since = state.waits_since.filter(|_| state.waiting > 0);
+        since.and_then(|since| since.elapsed().ok()).unwrap_or_default().as_secs_f64()
+    };
+    let up = each().map(|(labels, state)| (labels, f64::from(u8::from(state.problem.is_none()))));
+    page.gauge("audit_export_up", "1 while the exporter's last attempt went well.", None, up)?;
+    let last = each().map(|(labels, state)| (labels, state.seq as f64));
+    page.gauge("audit_export_last", "The number of the last record that arrived.", None, last)?;
+    let waiting = each().map(|(labels, state)| (labels, state.waiting as f64));
+    page.gauge("audit_export_waiting", "Records on disk that did not arrive yet.", None, waiting)?;
+    let lags = each().map(|(labels, state)| (labels, lag(state)));
+    page.gauge("audit_export_lag", "Age of the oldest record that did not arrive yet.", SECONDS, lags)?;
+    let sent = each().map(|(labels, state)| (labels, state.sent));
+    page.counter("audit_export_sent", "Records that arrived; after a failure some may arrive twice.", sent)?;
+    let refused = each().map(|(labels, state)| (labels, state.refused));
+    page.counter("audit_export_refused", "Records that the other end did not want.", refused)?;
+    let lost = each().map(|(labels, state)| (labels, state.lost));
+    page.counter("audit_export_lost", "Records that were removed from the log before they were sent.", lost)
 }
 
 const STATES: [&str; 4] = ["held", "stale", "revoked", "missing"];

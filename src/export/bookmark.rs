@@ -1,0 +1,38 @@
+//! How far an exporter has come, in a small file beside the log. The one before it may come back after a power cut: then records are sent
+//! twice, and none is left out.
+
+use std::io;
+
+use crate::{
+    audit::{disk::Disk, onward::Position},
+    name::ExporterName,
+};
+
+/// Longer than any is.
+const LONGEST: usize = 4096;
+
+fn file(name: &ExporterName) -> String {
+    format!("export-{name}.json")
+}
+
+/// What is found in a bookmark's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// It is none that an exporter wrote.
+    Bad,
+    Good(Position),
+}
+
+pub fn read(disk: &dyn Disk, name: &ExporterName) -> io::Result<Found> {
+    let mut text = vec![0; LONGEST];
+    match disk.read(&file(name), 0, &mut text) {
+        Ok(length) => Ok(serde_json::from_slice(&text[..length]).map_or(Found::Bad, Found::Good)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+        Err(error) => Err(error),
+    }
+}
+
+pub fn write(disk: &dyn Disk, name: &ExporterName, position: &Position) -> io::Result<()> {
+    disk.replace(&file(name), &serde_json::to_vec(position)?)
+}

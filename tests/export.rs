@@ -1,0 +1,252 @@
+//! The audit log where it is sent: each record arrives, in order, whoever is killed; and hand-outs do not wait for it.
+
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/sandbox.rs"]
+mod sandbox;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::net::UnixDatagram,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use daemon::{Host, eventually};
+use sandbox::Sandbox;
+use serde_json::Value;
+
+const MARKER: &[u8] = b"marker-51c07e-value-that-must-not-be-exported";
+
+fn uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// A host whose tool `t` may have `a`, not `b`, and whose audit log is sent as this says.
+fn host(export: &str) -> Host {
+    let host = Host::new();
+    let sealed = host.seal(&[("a", MARKER), ("b", MARKER)]);
+    let tool = Host::tool("t", uid(), &["a"]) + "limits = { per-minute = 1000000, per-session = 1000000 }\n";
+    host.configure("", &format!("{export}\n{sealed}{}{tool}", Host::secrets(&["a", "b"])));
+    host
+}
+
+/// The numbers of all records on disk.
+fn on_disk(host: &Host) -> Vec<u64> {
+    let mut files: Vec<_> = fs::read_dir(host.path("var/audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let logs = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    let text: String = logs.map(|path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()).collect();
+    let records = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    records.filter_map(|record| record["seq"].as_u64()).collect()
+}
+
+/// Each record arrived, and what arrived for the first time came in order.
+#[track_caller]
+fn complete(host: &Host, arrived: &[u64]) {
+    let mut seen = BTreeSet::new();
+    let first_times: Vec<_> = arrived.iter().copied().filter(|seq| seen.insert(*seq)).collect();
+    assert_eq!(first_times, on_disk(host));
+}
+
+/// One exporter as `valetkey status --json` shows it.
+fn exporter(host: &Host) -> Value {
+    let out = host.operate(&["status", "--json"]);
+    let status: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{out:?}"));
+    status["audit"]["exporters"][0].clone()
+}
+
+fn seq_of(entry: &str) -> u64 {
+    assert!(!entry.contains(std::str::from_utf8(MARKER).unwrap()));
+    entry.lines().find_map(|line| line.strip_prefix("VALETKEY_SEQ=")?.parse().ok()).unwrap()
+}
+
+/// A stand-in for journald that keeps what it is sent.
+struct Journal(UnixDatagram);
+
+impl Journal {
+    fn listen(path: &Path) -> Self {
+        let _ = fs::remove_file(path);
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        Self(socket)
+    }
+
+    fn entry(&self) -> String {
+        let mut buffer = vec![0; 1 << 18];
+        let length = self.0.recv(&mut buffer).expect("an entry within 10 s");
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    /// Takes entries until this one has come.
+    fn until(&self, seq: u64, seen: &mut Vec<u64>) {
+        while !seen.contains(&seq) {
+            seen.push(seq_of(&self.entry()));
+        }
+    }
+
+    /// Takes what is under way, as one would that is to be closed: who is killed leaves its queue to systemd.
+    fn drain(&self, seen: &mut Vec<u64>) {
+        self.0.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        let mut buffer = vec![0; 1 << 18];
+        while let Ok(length) = self.0.recv(&mut buffer) {
+            seen.push(seq_of(std::str::from_utf8(&buffer[..length]).unwrap()));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_is_dead_holds_up_nobody_and_gets_everything_later() {
+    let host = host("");
+    let socket = host.path("journal");
+    let text = fs::read_to_string(host.config()).unwrap();
+    let export = format!("[audit.export.it]\nkind = \"journald\"\nsocket = \"{}\"\n", socket.display());
+    host.write("valetkey.toml", &(text + &export));
+    let mut daemon = host.start();
+    let session = host.client().session("t").secret("a").open().await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let begun = Instant::now();
+        session.fetch("a").await.unwrap();
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    assert!(times[100] < Duration::from_millis(100), "{:?}", times[100]);
+    eventually("its trouble is told", || exporter(&host)["problem"].is_string());
+    let state = exporter(&host);
+    assert!(state["problem"].as_str().unwrap().contains("journald at"), "{state}");
+    assert!(state["waiting"].as_u64().unwrap() > 200 && state["waits_since"].is_string() && state["seq"] == 0, "{state}");
+
+    // It comes, and goes in the middle; then the daemon goes, and comes back.
+    let mut seen = Vec::new();
+    let journal = Journal::listen(&socket);
+    journal.until(100, &mut seen);
+    fs::remove_file(&socket).unwrap();
+    journal.drain(&mut seen);
+    drop(journal);
+    for _ in 0..20 {
+        session.fetch("a").await.unwrap();
+    }
+    let journal = Journal::listen(&socket);
+    journal.until(*on_disk(&host).last().unwrap(), &mut seen);
+    drop(session);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    let mut daemon = host.start();
+    host.client().session("t").secret("a").open().await.unwrap().fetch("a").await.unwrap();
+    // Read meanwhile: a queue of few datagrams is all that there is.
+    let reading = std::thread::spawn(move || {
+        let mut last = String::new();
+        while !last.contains("VALETKEY_EVENT=daemon.stopped") {
+            last = journal.entry();
+            seen.push(seq_of(&last));
+        }
+        (journal, seen)
+    });
+    assert!(daemon.stop().success());
+    let (journal, mut seen) = reading.join().unwrap();
+    journal.until(*on_disk(&host).last().unwrap(), &mut seen);
+    complete(&host, &seen);
+    let log = host.log();
+    assert_eq!(log.matches("the audit log is sent again").count(), log.matches("the audit log is not sent").count(), "{log}");
+}
+
+/// Retention may be quicker than one that is dead: then it is said what was lost, and on record.
+#[test]
+fn what_was_pruned_before_it_was_sent_is_on_record() {
+    let host = host("");
+    let socket = host.path("journal");
+    let text = fs::read_to_string(host.config()).unwrap();
+    let export = format!("[audit.export.it]\nkind = \"journald\"\nsocket = \"{}\"\n", socket.display());
+    host.write("valetkey.toml", &(text + &export));
+    let journal = Journal::listen(&socket);
+    let mut daemon = host.start();
+    let mut seen = Vec::new();
+    journal.until(2, &mut seen);
+    fs::remove_file(&socket).unwrap();
+    journal.drain(&mut seen);
+    drop(journal);
+    assert!(daemon.stop().success());
+    let log = host.path("var/audit");
+    let bookmark: Value = serde_json::from_slice(&fs::read(log.join("export-it.json")).unwrap()).unwrap();
+    let sent = bookmark["seq"].as_u64().unwrap();
+    // As pruning leaves it: whole files are gone, and the log goes on in a later one.
+    let last = *on_disk(&host).last().unwrap();
+    assert!(sent < last, "{sent} of {last}");
+    let old = log.join("audit-00000000000000000001.jsonl");
+    let text = fs::read_to_string(&old).unwrap();
+    let line = text.lines().last().unwrap();
+    fs::write(log.join(format!("audit-{last:020}.jsonl")), format!("{line}\n")).unwrap();
+    fs::remove_file(old).unwrap();
+
+    let journal = Journal::listen(&socket);
+    let mut daemon = host.start();
+    eventually("the gap is told", || exporter(&host)["lost"].as_u64() == Some(last - 1 - sent));
+    let entry = loop {
+        let entry = journal.entry();
+        if entry.contains("VALETKEY_EVENT=export.gap") {
+            break entry;
+        }
+    };
+    for field in [format!("FIRST_SEQ={}", sent + 1), format!("LAST_SEQ={}", last - 1), "ACTION=it".into(), "REASON=pruned".into()]
+    {
+        assert!(entry.contains(&format!("VALETKEY_{field}\n")), "{field}: {entry}");
+    }
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+}
+
+/// A real journald, under a real systemd.
+#[test]
+fn the_journal_has_every_record_with_its_fields() {
+    let host = host("[audit.export.journal]\nkind = \"journald\"");
+    let dir = host.dir.path().display().to_string();
+    let program = |name: &str, path: &str| format!("{path}:/usr/local/bin/{name}:ro");
+    let binds = [
+        format!("{dir}:{dir}"),
+        program("valetkeyd", env!("CARGO_BIN_EXE_valetkeyd")),
+        program("valetkey", env!("CARGO_BIN_EXE_valetkey")),
+    ];
+    let Some(sandbox) = Sandbox::start(&binds) else { return };
+    let state = format!("--setenv=STATE_DIRECTORY={dir}/var");
+    let config = host.config().display().to_string();
+    let properties = ["--property=Type=notify", "--property=Restart=on-failure", "--property=RestartSec=100ms"];
+    let start = [&["systemd-run", "--quiet", "--unit=valetkeyd", &state], &properties[..]].concat();
+    sandbox.exec(&[&start[..], &["valetkeyd", "--config", &config]].concat());
+    let socket = host.tools_socket().display().to_string();
+    let get = |name: &str| sandbox.sdbox(&["run", "valetkey", "get", name, "--tool", "t", "--socket", &socket]).status.success();
+    assert!(get("a") && !get("b"));
+    // journald goes in the middle, and what it had not read yet is read by the next.
+    sandbox.exec(&["systemctl", "kill", "--signal=STOP", "systemd-journald"]);
+    assert!(get("a"));
+    sandbox.exec(&["systemctl", "kill", "--signal=KILL", "systemd-journald"]);
+    assert!(get("a"));
+    // Then the daemon.
+    sandbox.exec(&["systemctl", "kill", "--signal=KILL", "valetkeyd"]);
+    let begun = Instant::now();
+    while !get("a") {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the daemon does not come back");
+    }
+    sandbox.exec(&["systemctl", "stop", "valetkeyd"]);
+    sandbox.exec(&["journalctl", "--sync"]);
+
+    let query = |arguments: &[&str]| -> Vec<Value> {
+        let text = sandbox.exec(&[&["journalctl", "--no-pager", "--all", "--output=json"], arguments].concat());
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let all = query(&["SYSLOG_IDENTIFIER=valetkeyd", "SYSLOG_FACILITY=10"]);
+    let seqs: Vec<_> = all.iter().map(|entry| entry["VALETKEY_SEQ"].as_str().unwrap().parse::<u64>().unwrap()).collect();
+    complete(&host, &seqs);
+    let given = query(&["VALETKEY_TOOL=t", "VALETKEY_EVENT=secret.handed-out"]);
+    assert!(given.len() >= 4, "{given:?}");
+    for entry in &given {
+        assert!(entry["MESSAGE"].as_str().unwrap().starts_with("a (version "), "{entry}");
+        assert_eq!((&entry["PRIORITY"], &entry["VALETKEY_SECRET"]), (&"6".into(), &"a".into()));
+        assert_eq!(entry["MESSAGE_ID"], given[0]["MESSAGE_ID"]);
+    }
+    let refused = query(&["VALETKEY_OUTCOME=denied", "PRIORITY=4"]);
+    assert!(refused.iter().any(|entry| entry["VALETKEY_EVENT"] == "session.refused"), "{refused:?}");
+    let everything = sandbox.exec(&["journalctl", "--no-pager", "--all", "--output=export"]);
+    assert!(!everything.contains(std::str::from_utf8(MARKER).unwrap()));
+}
