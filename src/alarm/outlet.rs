@@ -70,7 +70,7 @@ impl Outlet {
     /// Never waits.
     pub fn send(&self, alarm: &Arc<Alarm>) {
         let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        if !queue.as_ref().is_some_and(|queue| queue.try_send(alarm.clone()).is_ok()) {
+        if queue.as_ref().is_none_or(|queue| queue.try_send(alarm.clone()).is_err()) {
             // Said once, and from then on counted.
             if self.deliveries.dropped.fetch_add(1, Relaxed) == 0 {
                 warn!(to = self.name, "an alarm finds no room in its queue: the metric valetkey_alarm_deliveries counts them");

@@ -25,10 +25,13 @@ pub(super) struct Taken {
     operators: Mutex<BTreeMap<u32, Arc<Meter>>>,
 }
 
+/// A user id, in a unit.
+type Stranger = (u32, Option<String>);
+
 /// Those who were refused before they were proven to be a tool, by user id and unit.
 #[derive(Default)]
 struct Strangers {
-    known: Mutex<BTreeMap<(u32, Option<String>), Arc<Meter>>>,
+    known: Mutex<BTreeMap<Stranger, Arc<Meter>>>,
     /// Of all for whom there is no room: units come and go under names that their users choose.
     others: Arc<Meter>,
 }

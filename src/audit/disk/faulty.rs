@@ -99,25 +99,25 @@ impl FaultyDisk {
         // Which names there are: those that were durable, and any of the newer.
         let newer: Vec<_> = state.files.iter().map(|(name, at)| (name.clone(), *at)).collect();
         for (name, at) in newer {
-            if state.durable_names.get(&name) != Some(&at) && dice() % 2 == 0 {
+            if state.durable_names.get(&name) != Some(&at) && dice().is_multiple_of(2) {
                 state.durable_names.insert(name, at);
             }
         }
         let gone: Vec<_> = state.durable_names.keys().filter(|name| !state.files.contains_key(*name)).cloned().collect();
         for name in gone {
-            if dice() % 2 == 0 {
+            if dice().is_multiple_of(2) {
                 state.durable_names.remove(&name);
             }
         }
         state.files = state.durable_names.clone();
         for content in &mut state.contents {
             for sector in 0..content.sectors() {
-                if content.dirty.contains(&sector) && dice() % 2 == 0 {
+                if content.dirty.contains(&sector) && dice().is_multiple_of(2) {
                     content.persist(sector);
                 }
             }
             // Blocks may be allocated, and hold zeros.
-            if dice() % 4 == 0 && content.durable.len() < content.seen.len() {
+            if dice().is_multiple_of(4) && content.durable.len() < content.seen.len() {
                 content.durable.resize(content.seen.len(), 0);
             }
             content.seen = content.durable.clone();

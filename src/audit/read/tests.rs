@@ -22,8 +22,8 @@ fn append(journal: &mut Journal, number: u64) {
     let tool: ToolName = ["billing", "search"][number as usize % 2].parse().unwrap();
     let secret: SecretName = format!("s/{}", number % 3).parse().unwrap();
     let who = Who::new(Some(&tool), None, None, None);
-    let kind = if number % 10 == 0 { Kind::SecretDenied } else { Kind::SecretHandedOut };
-    let outcome = if number % 10 == 0 { Outcome::Denied } else { Outcome::Success };
+    let kind = if number.is_multiple_of(10) { Kind::SecretDenied } else { Kind::SecretHandedOut };
+    let outcome = if number.is_multiple_of(10) { Outcome::Denied } else { Outcome::Success };
     let event = Event {
         who: Some(&who),
         secret: Some(&secret),

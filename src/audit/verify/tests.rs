@@ -81,7 +81,7 @@ fn chain_anew(all: &mut [(String, Lines)]) {
             let text = String::from_utf8(line.clone()).unwrap();
             let from = text.find(",\"time\":").unwrap();
             let to = text.rfind(",\"prev\":").unwrap();
-            (before, text[from..to].as_bytes().to_vec())
+            (before, text.as_bytes()[from..to].to_vec())
         };
         line.clear();
         tip = Some(crate::audit::line::push_line(&body.1, body.0, line));
