@@ -17,6 +17,7 @@ use crate::{
 
 mod accounts;
 mod address;
+mod credential;
 mod daemon;
 mod duration;
 mod explain;

@@ -1,12 +1,14 @@
-//! The gRPC services: `Broker` on the tools socket, `Admin` on the admin socket. Use cases are `broker`'s; what stands here is
+//! The gRPC services: `Broker` on the tools socket, `Admin` on the admin socket; and what systemd asks for on the credentials socket. Use cases are `broker`'s; what stands here is
 //! how they travel. The one place that makes a `tonic::Status`.
 
 mod admin;
+mod credentials;
 mod frame;
 mod gather;
 mod launch;
 mod listener;
 mod metrics;
+mod passed;
 mod redact;
 mod requests;
 mod serve;
@@ -15,6 +17,8 @@ mod stream;
 mod tools;
 
 pub use admin::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts};
+pub use credentials::serve_credentials;
 pub use listener::{BindError, Connections, Listener, Room, Socket};
 pub use metrics::{Metrics, MetricsListener, serve_metrics};
+pub use passed::{BadSocket, Expected};
 pub use serve::{Health, serve_admin, serve_tools};

@@ -77,7 +77,9 @@ fn every_command_that_the_pages_name_is_there() {
     let help = String::from_utf8(help.stdout).unwrap();
     let commands: Vec<_> = help.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
     let mut seen = 0;
-    for page in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "docs/errors.md", "docs/metrics.md"] {
+    for page in
+        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "docs/errors.md", "docs/metrics.md", "docs/systemd.md"]
+    {
         let code = code(&read(page));
         for (at, word) in code.match_indices("valetkey ") {
             let before = code[..at].chars().next_back();
@@ -93,7 +95,9 @@ fn every_command_that_the_pages_name_is_there() {
 
 #[test]
 fn every_link_leads_to_a_file() {
-    for page in ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "docs/errors.md", "docs/metrics.md"] {
+    for page in
+        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "docs/errors.md", "docs/metrics.md", "docs/systemd.md"]
+    {
         let text = read(page);
         let folder = page.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);

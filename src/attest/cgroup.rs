@@ -7,10 +7,12 @@
 use std::{
     collections::HashMap,
     fs,
-    os::unix::fs::DirEntryExt,
+    os::{fd::OwnedFd, unix::fs::DirEntryExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use rustix::fs::{Mode, OFlags};
 
 use super::{
     refusal::Refusal,
@@ -23,6 +25,17 @@ const KEPT: usize = 4096;
 
 /// Directories that one search looks at. A process with a cgroup of its own (`Delegate=`) can make many.
 const SEARCHED: usize = 100_000;
+
+/// Where a process runs, as far as a cgroup tells.
+#[derive(Debug)]
+pub enum Place {
+    /// In a system unit, and in this run of it.
+    Unit(Unit, Option<Run>),
+    /// With systemd itself, in no unit.
+    Manager,
+    /// In none that proves more than a user.
+    Elsewhere,
+}
 
 /// The host's cgroup2 tree.
 #[derive(Debug)]
@@ -50,14 +63,23 @@ impl Tree {
         inode(mount, path).ok_or(Refusal::CgroupNotFound)
     }
 
-    /// The unit of a process with this number and this cgroup. Right if the process still lives after the call.
-    pub fn unit(&self, pid: u32, id: u64) -> Result<Option<Unit>, Refusal> {
-        let Some(mount) = &self.mount else { return Ok(None) };
+    /// Where a process with this number and this cgroup runs. Right if the process still lives after the call.
+    pub fn place(&self, pid: u32, id: u64) -> Result<Place, Refusal> {
+        let Some(mount) = &self.mount else { return Ok(Place::Elsewhere) };
         let path = self.path(mount, pid, id)?;
-        let Some(found) = unit::unit_of(&path)? else { return Ok(None) };
-        let directory = below(mount, found.directory);
-        let cgroup = rustix::fs::stat(&directory).map_err(|e| Refusal::kernel("stat of the unit's cgroup", e))?.st_ino;
-        Ok(Some(Unit { name: found.name.to_owned(), invocation: invocation(&directory), cgroup }))
+        match unit::unit_of(&path)? {
+            Some(found) => {
+                let fails = |e| Refusal::kernel("open of the unit's cgroup", e);
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+                let directory = rustix::fs::open(below(mount, found.directory), flags, Mode::empty()).map_err(fails)?;
+                let cgroup = rustix::fs::fstat(&directory).map_err(fails)?.st_ino;
+                let run = Run::of(directory);
+                let invocation = run.as_ref().map(|run| run.invocation.clone());
+                Ok(Place::Unit(Unit { name: found.name.to_owned(), invocation, cgroup }, run))
+            }
+            None if unit::is_manager(&path) => Ok(Place::Manager),
+            None => Ok(Place::Elsewhere),
+        }
     }
 
     fn path(&self, mount: &Path, pid: u32, id: u64) -> Result<Arc<str>, Refusal> {
@@ -122,13 +144,32 @@ fn search(mount: &Path, id: u64) -> Result<Option<String>, Refusal> {
     Ok(None)
 }
 
-/// systemd sets it apart for each start of a unit. Where a unit has its cgroup delegated, its user can write it: it says which run
-/// of a unit this is, as far as the unit does not lie about itself, and never which unit.
-fn invocation(directory: &Path) -> Option<String> {
-    let mut value = [0; 33];
-    let length = rustix::fs::getxattr(directory, "user.invocation_id", &mut value[..]).ok()?;
-    let text = std::str::from_utf8(&value[..length]).ok()?;
-    unit::is_invocation(text).then(|| text.to_owned())
+/// One start of a unit, which can be asked whether it is still the last. systemd writes another invocation id to the unit's cgroup at each
+/// start. Where a unit has its cgroup delegated, its user can write it: it says which run of a unit this is, as far as the unit does not
+/// lie about itself, and never which unit.
+#[derive(Debug)]
+pub struct Run {
+    directory: OwnedFd,
+    invocation: String,
+}
+
+impl Run {
+    fn of(directory: OwnedFd) -> Option<Self> {
+        let mut value = [0; 33];
+        let invocation =
+            std::str::from_utf8(read_invocation(&directory, &mut value)?).ok().filter(|text| unit::is_invocation(text))?;
+        Some(Self { invocation: invocation.to_owned(), directory })
+    }
+
+    /// Has the unit not been started again? A process can outlive its run (`KillMode=process`).
+    pub fn is_the_last(&self) -> bool {
+        read_invocation(&self.directory, &mut [0; 33]).is_some_and(|now| now == self.invocation.as_bytes())
+    }
+}
+
+fn read_invocation<'a>(directory: &OwnedFd, value: &'a mut [u8; 33]) -> Option<&'a [u8]> {
+    let length = rustix::fs::fgetxattr(directory, "user.invocation_id", &mut value[..]).ok()?;
+    value.get(..length)
 }
 
 /// The mount point of the whole tree: `36 35 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw` (proc_pid_mountinfo(5)).

@@ -63,12 +63,13 @@ pub enum BindError {
     UnsafeDirectory { dir: PathBuf, problem: &'static str },
 }
 
-/// A bound socket. Its file goes with it.
+/// A bound socket. Its file goes with it, where it is the daemon's own.
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
-    inode: u64,
+    /// Of the file that goes with it.
+    inode: Option<u64>,
     places: Places,
 }
 
@@ -95,7 +96,11 @@ impl Listener {
         std::fs::set_permissions(&bound, std::fs::Permissions::from_mode(socket.mode)).map_err(fails)?;
         let inode = std::fs::symlink_metadata(&bound).map_err(fails)?.ino();
         std::fs::rename(&bound, path).map_err(fails)?;
-        Ok(Self { listener, path: path.clone(), inode, places: Places::default() })
+        Ok(Self::new(listener, path.clone(), Some(inode)))
+    }
+
+    pub(super) fn new(listener: UnixListener, path: PathBuf, inode: Option<u64>) -> Self {
+        Self { listener, path, inode, places: Places::default() }
     }
 
     pub fn path(&self) -> &Path {
@@ -150,7 +155,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| Some(found.ino()) == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -319,13 +324,19 @@ fn lock(dir: &Path) -> io::Result<std::os::fd::OwnedFd> {
     Ok(dir)
 }
 
-/// Makes the directory where there is none, and refuses one in which others could move our socket away.
+/// Makes the directory where there is none, and refuses one that is not safe.
 fn prepare_directory(dir: &Path) -> Result<(), BindError> {
     let fails = |error| BindError::Io { path: dir.to_path_buf(), error };
     if !dir.exists() {
         std::fs::create_dir_all(dir).map_err(fails)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).map_err(fails)?;
     }
+    check_directory(dir)
+}
+
+/// Refuses a directory in which others could move our socket away.
+pub(super) fn check_directory(dir: &Path) -> Result<(), BindError> {
+    let fails = |error| BindError::Io { path: dir.to_path_buf(), error };
     let found = std::fs::metadata(dir).map_err(fails)?;
     let refuse = |problem| Err(BindError::UnsafeDirectory { dir: dir.to_path_buf(), problem });
     if !found.is_dir() {
