@@ -7,7 +7,7 @@
 //! * [`Caller`]: the attested caller, with what is needed to look again at each hand-out ([`Caller::recheck`]).
 //! * [`PeerStream`]: the connection itself; it reads only what the attested process itself has written.
 //! * [`Asker`]: systemd, which asks for a unit's credential.
-//! * `unit`: from a cgroup's path to the systemd unit; pure. `cgroup`: from a cgroup's id to that path.
+//! * `unit`: from a cgroup's path to the systemd unit; pure. `cgroup`: from a cgroup's id to that path. `invocation`: which start of the unit.
 //! * `executable`: the program file and its digest, opt-in, as it takes a capability that can read every process's memory.
 //! * `kernel`: the calls that no crate offers, and nearly all of this module's `unsafe`.
 //!
@@ -21,6 +21,7 @@ mod cgroup;
 mod credential;
 mod executable;
 mod ids;
+mod invocation;
 mod kernel;
 mod refusal;
 mod stream;

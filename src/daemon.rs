@@ -220,17 +220,15 @@ impl Daemon {
             control_plane.spawn(delivery::serve_metrics(listener, metrics, stopped(stopping.clone())));
         }
         let admin_serves = control_plane.spawn(delivery::serve_admin(
-            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }),
+            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }, stopped(stopping.clone())),
             broker.clone(),
             operations.clone(),
             health.clone(),
-            stopped(stopping.clone()),
         ));
         let tools_serve = delivery::serve_tools(
-            tools.incoming(attestor.clone(), room),
+            tools.incoming(attestor.clone(), room, stopped(stopping.clone())),
             broker.clone(),
             health.clone(),
-            stopped(stopping.clone()),
         );
         let ask = credentials.map(|listener| delivery::serve_credentials(listener, attestor, broker.clone(), stopped(stopping)));
         let drain = daemon.drain_timeout;

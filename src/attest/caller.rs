@@ -17,8 +17,9 @@ use tokio::{
 
 use super::{
     Attestor, Method,
-    cgroup::{Place, Run},
+    cgroup::Place,
     executable::{self, FileState, Unseen},
+    invocation::Run,
     kernel,
     refusal::{Fact, Refusal},
     unit,

@@ -7,14 +7,13 @@
 use std::{
     collections::HashMap,
     fs,
-    os::{fd::OwnedFd, unix::fs::DirEntryExt},
+    os::unix::fs::DirEntryExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rustix::fs::{Mode, OFlags};
-
 use super::{
+    invocation::{Run, Units},
     refusal::Refusal,
     unit::{self, BadPath},
 };
@@ -43,13 +42,14 @@ pub struct Tree {
     mount: Option<PathBuf>,
     /// `/proc` shows this pid namespace's processes.
     proc: bool,
+    units: Option<Units>,
     paths: Mutex<HashMap<u64, Arc<str>>>,
 }
 
 impl Tree {
     pub fn find(proc: bool) -> Self {
         let mount = fs::read_to_string("/proc/self/mountinfo").ok().and_then(|text| cgroup2_mount(&text));
-        Self { mount, proc, paths: Mutex::default() }
+        Self { mount, proc, units: Units::find(), paths: Mutex::default() }
     }
 
     pub fn mount(&self) -> Option<&Path> {
@@ -69,12 +69,10 @@ impl Tree {
         let path = self.path(mount, pid, id)?;
         match unit::unit_of(&path)? {
             Some(found) => {
-                let fails = |e| Refusal::kernel("open of the unit's cgroup", e);
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                let directory = rustix::fs::open(below(mount, found.directory), flags, Mode::empty()).map_err(fails)?;
-                let cgroup = rustix::fs::fstat(&directory).map_err(fails)?.st_ino;
-                let run = Run::of(directory);
-                let invocation = run.as_ref().map(|run| run.invocation.clone());
+                let directory = below(mount, found.directory);
+                let cgroup = rustix::fs::stat(&directory).map_err(|e| Refusal::kernel("stat of the unit's cgroup", e))?.st_ino;
+                let run = Run::of(found.name, &directory, self.units.as_ref());
+                let invocation = run.as_ref().map(|run| run.invocation().to_owned());
                 Ok(Place::Unit(Unit { name: found.name.to_owned(), invocation, cgroup }, run))
             }
             None if unit::is_manager(&path) => Ok(Place::Manager),
@@ -142,34 +140,6 @@ fn search(mount: &Path, id: u64) -> Result<Option<String>, Refusal> {
         }
     }
     Ok(None)
-}
-
-/// One start of a unit, which can be asked whether it is still the last. systemd writes another invocation id to the unit's cgroup at each
-/// start. Where a unit has its cgroup delegated, its user can write it: it says which run of a unit this is, as far as the unit does not
-/// lie about itself, and never which unit.
-#[derive(Debug)]
-pub struct Run {
-    directory: OwnedFd,
-    invocation: String,
-}
-
-impl Run {
-    fn of(directory: OwnedFd) -> Option<Self> {
-        let mut value = [0; 33];
-        let invocation =
-            std::str::from_utf8(read_invocation(&directory, &mut value)?).ok().filter(|text| unit::is_invocation(text))?;
-        Some(Self { invocation: invocation.to_owned(), directory })
-    }
-
-    /// Has the unit not been started again? A process can outlive its run (`KillMode=process`).
-    pub fn is_the_last(&self) -> bool {
-        read_invocation(&self.directory, &mut [0; 33]).is_some_and(|now| now == self.invocation.as_bytes())
-    }
-}
-
-fn read_invocation<'a>(directory: &OwnedFd, value: &'a mut [u8; 33]) -> Option<&'a [u8]> {
-    let length = rustix::fs::fgetxattr(directory, "user.invocation_id", &mut value[..]).ok()?;
-    value.get(..length)
 }
 
 /// The mount point of the whole tree: `36 35 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw` (proc_pid_mountinfo(5)).

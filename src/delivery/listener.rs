@@ -112,8 +112,14 @@ impl Listener {
         Connections(self.places.clone())
     }
 
-    /// Accepts and attests, within the room there is. A caller that cannot be attested gets no connection.
-    pub fn incoming(self, attestor: Attestor, room: Room) -> impl Stream<Item = io::Result<Connection>> {
+    /// Accepts and attests, within the room there is, until `stop` resolves. A caller that cannot be attested gets no connection; one
+    /// that was accepted before the stop gets it still, and one that was not waits for the next daemon where systemd has the socket.
+    pub fn incoming(
+        self,
+        attestor: Attestor,
+        room: Room,
+        stop: impl Future<Output = ()>,
+    ) -> impl Stream<Item = io::Result<Connection>> {
         let permits = Arc::new(Semaphore::new(room.connections));
         let places = self.places.clone();
         let accepted = futures_util::stream::unfold((self, permits), |(this, permits)| async move {
@@ -121,7 +127,8 @@ impl Listener {
             let permit = permits.clone().acquire_owned().await.ok()?;
             Some(((this.accept().await, permit), (this, permits)))
         });
-        let admitted = accepted.map(move |(stream, permit)| admit(stream, attestor.clone(), places.clone(), room, permit));
+        let admitted =
+            accepted.take_until(stop).map(move |(stream, permit)| admit(stream, attestor.clone(), places.clone(), room, permit));
         // Several at once, so that one whose program must be read first does not hold up the others.
         admitted.buffer_unordered(ADMISSIONS).filter_map(|admitted| async { admitted.map(Ok) })
     }
