@@ -73,10 +73,12 @@ fn main() {
 fn host() -> Host {
     let host = Host::new();
     let source = host.seal(&[("bench/key", &VALUE)]);
-    let limits = "limits = { per-minute = 1000000000, concurrent = 1000, per-session = 1000000000000 }\n";
+    let limits = "limits = { per-minute = 1000000000, concurrent = 1000, concurrent-requests = 1000, per-session = 1000000000000 }\n\
+        [limits]\nper-second = 1000000000\nper-minute = 4000000000\n";
     let tool = Host::tool("bench", rustix::process::getuid().as_raw(), &["bench/key"]);
     host.configure(
-        "log-level = \"warn\"\nmax-connections-per-peer = 200\n",
+        // What the record of each costs is measured by `recorded`.
+        "log-level = \"warn\"\nmax-connections-per-peer = 200\n\n[audit]\nenabled = false\n",
         &format!("{source}{}{tool}{limits}", Host::secrets(&["bench/key"])),
     );
     host

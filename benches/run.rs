@@ -11,6 +11,7 @@ mod daemon;
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Instant,
@@ -26,6 +27,11 @@ fn main() {
         && part == "echo-child"
     {
         return echo(size.parse().expect("a size"));
+    }
+    if let [_, part, command @ ..] = &arguments[..]
+        && part == "bare-relay"
+    {
+        return bare_relay(command);
     }
     let quick = arguments.iter().any(|argument| argument == "--quick");
     let host = host();
@@ -120,6 +126,20 @@ fn echo(size: usize) {
     }
 }
 
+/// The least that can stand between a tool and its client: the input is the tool's own, and what it writes is read and written, with
+/// calls that wait. Nothing is looked at.
+fn bare_relay(command: &[String]) {
+    let mut tool = Command::new(&command[0]).args(&command[1..]).stdout(Stdio::piped()).spawn().expect("it starts");
+    let mut from = tool.stdout.take().expect("a pipe");
+    // Not through the standard library's buffer, which looks for line ends.
+    let mut to = std::fs::File::from(std::io::stdout().as_fd().try_clone_to_owned().expect("a descriptor"));
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(got @ 1..) = from.read(&mut buffer) {
+        to.write_all(&buffer[..got]).expect("a reader");
+    }
+    let _ = tool.wait();
+}
+
 struct Talk {
     child: Child,
     to: ChildStdin,
@@ -155,28 +175,62 @@ impl Drop for Talk {
 
 fn relay(host: &Host, launcher: &Path, quick: bool) {
     println!(
-        "\n| reply | direct p50 / p99 us | through the relay | added p50 us | again direct, added p50 us |\n|---|---|---|---|---|"
+        "\n| reply | direct p50 / p99 us | bare relay, added p50 us | `valetkey run` p50 / p99 us | added p50 us | to the bare relay us | again direct, added p50 us |\n|---|---|---|---|---|---|---|"
     );
     for (size, rounds) in [(300, 4000), (100_000, 600), (1_000_000, 120)] {
         let own = std::env::current_exe().expect("this program").display().to_string();
-        let child = vec![own, "echo-child".to_string(), size.to_string()];
+        let child = vec![own.clone(), "echo-child".to_string(), size.to_string()];
         let through = [behind(host, launcher, "redacting"), child.clone()].concat();
-        let mut talks = [Talk::with(&child), Talk::with(&through), Talk::with(&child)];
-        let mut times: [Vec<f64>; 3] = Default::default();
+        let bare = [vec![own, "bare-relay".to_string()], child.clone()].concat();
+        let mut talks = [Talk::with(&child), Talk::with(&through), Talk::with(&bare), Talk::with(&child)];
+        let mut times: [Vec<f64>; 4] = Default::default();
         let (mut buffer, warm) = (Vec::new(), rounds / 10);
         for round in 0..if quick { rounds / 10 } else { rounds } + warm {
-            for n in 0..3 {
-                let n = (n + round) % 3;
+            for n in 0..talks.len() {
+                let n = (n + round) % talks.len();
                 let took = talks[n].round(size, &mut buffer);
                 if round >= warm {
                     times[n].push(took);
                 }
             }
         }
-        let added = |n: usize| median(times[n].iter().zip(&times[0]).map(|(one, floor)| one - floor).collect());
+        let to = |n: usize, floor: usize| median(times[n].iter().zip(&times[floor]).map(|(one, floor)| one - floor).collect());
         let figures = |n: usize| format!("{:.1} / {:.1}", quantile(&times[n], 0.5), quantile(&times[n], 0.99));
-        println!("| {size} B | {} | {} | {:+.1} | {:+.1} |", figures(0), figures(1), added(1), added(2));
+        println!(
+            "| {size} B | {} | {:+.1} | {} | {:+.1} | {:+.1} | {:+.1} |",
+            figures(0),
+            to(2, 0),
+            figures(1),
+            to(1, 0),
+            to(1, 2),
+            to(3, 0)
+        );
     }
+    by_itself(host, launcher, if quick { 2000 } else { 20_000 });
+}
+
+/// The same small reply where nothing else is measured in between, so that no side has slept for long: each in a loop of its own,
+/// the loops taking turns.
+fn by_itself(host: &Host, launcher: &Path, rounds: usize) {
+    let own = std::env::current_exe().expect("this program").display().to_string();
+    let child = vec![own.clone(), "echo-child".to_string(), "300".to_string()];
+    let through = [behind(host, launcher, "redacting"), child.clone()].concat();
+    let bare = [vec![own, "bare-relay".to_string()], child.clone()].concat();
+    let mut talks = [Talk::with(&child), Talk::with(&bare), Talk::with(&through)];
+    let (mut times, mut buffer): ([Vec<f64>; 3], _) = Default::default();
+    for _ in 0..10 {
+        for (talk, times) in talks.iter_mut().zip(&mut times) {
+            let all: Vec<f64> = (0..rounds / 10).map(|_| talk.round(300, &mut buffer)).collect();
+            times.extend(&all[all.len() / 10..]);
+        }
+    }
+    let [direct, bare, through] = times.map(|times| quantile(&times, 0.5));
+    println!(
+        "\n300 B in loops of their own, p50 us: {direct:.1} directly, {bare:.1} through a bare relay ({:+.1}), {through:.1} through the \
+         launcher ({:+.1})",
+        bare - direct,
+        through - direct
+    );
 }
 
 /// The Python SDK's client and `server-everything`, where `tests/setup` has installed them.

@@ -22,7 +22,7 @@ use valetkey::{
 
 // As in the launcher.
 #[global_allocator]
-static ALLOCATOR: WipingAllocator<std::alloc::System> = WipingAllocator::over(std::alloc::System);
+static ALLOCATOR: WipingAllocator<dlmalloc::GlobalDlmalloc> = WipingAllocator::over(dlmalloc::GlobalDlmalloc);
 
 const SIZE: usize = 32 << 20;
 const READ: usize = 64 << 10;

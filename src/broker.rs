@@ -2,45 +2,57 @@
 //! What launchers need beside them is in [`launch`]. The page to read first.
 //!
 //! A hand-out is always the same few steps: ask the kernel again who calls, keep to the limits, decide, read, record, hand over.
-//! Nothing here can leave one out: the store reads only with a grant, and only `policy` makes grants.
+//! Nothing here can leave one out: the store reads only with a grant, only `policy` makes grants, and a [`Handout`] is made only of what
+//! the audit log has on record.
 
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
 };
 
 use tokio::sync::watch;
-use tracing::{debug, field, info, warn};
+use tracing::field;
 
 use crate::{
-    limits::{Meter, RetryAfter, Tally},
+    alarm::Alarms,
+    audit::Log,
+    limits::{Limit, Reached, Tally, Whose},
     measure::{Latency, span},
     name::{SecretName, SessionId, ToolName, Version, is_unprintable},
     peer::{Peer, Process, Witness},
-    policy::{BadCommand, Decision, Denial, Kept, Plan, Policy, Request, Scope},
+    policy::{BadCommand, Decision, Denial, Grant, Kept, Plan, Policy, Request, Scope},
     session::{End, Form, Opening, Session, Sessions},
-    store::{Held, Moment, Serial, Store},
+    store::{Held, Serial, Store},
 };
 
+mod bounds;
 mod credential;
+mod events;
 mod launch;
+mod record;
 mod redactions;
 mod refused;
+pub use bounds::UnderWay;
+pub use events::{Counts, Event, Refusal, RefusalKind, Who};
 pub use launch::{Cleaning, Report};
+pub use record::{Deed, Handout};
 pub use redactions::{Channel, Kind};
 pub use refused::{Reason, Refused};
 
+use bounds::Taken;
+use events::{Asker, Refusals};
+use record::Pending;
 use redactions::Redactions;
 
 /// Bounds over all tools.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
     /// Sessions open at one time, over all tools.
-    pub max_sessions: usize,
+    pub max_sessions: u32,
     /// How long a unary session lives without being renewed.
     pub session_lifetime: Duration,
 }
@@ -53,10 +65,14 @@ pub struct Broker {
     store: Store,
     sessions: Sessions,
     tallies: RwLock<BTreeMap<ToolName, Arc<Tally>>>,
-    strangers: RwLock<BTreeMap<Stranger, Arc<Meter>>>,
-    refusals: Mutex<BTreeMap<(Option<ToolName>, Reason), u64>>,
+    taken: Taken,
     latency: Latency,
+    refusals: Refusals,
     redactions: Redactions,
+    /// `None`: nothing is configured to deserve one.
+    alarms: Option<Arc<Alarms>>,
+    audit: Log,
+    recorded: record::Versions,
     /// Was everything loaded that the policy needs?
     ready: AtomicBool,
     stopping: watch::Sender<bool>,
@@ -72,26 +88,14 @@ pub struct Declaration<'a> {
     pub launch: Option<&'a [String]>,
 }
 
-/// One secret, granted and read, on its way to the tool.
-#[derive(Debug)]
-pub struct Handout {
-    pub secret: SecretName,
-    pub held: Arc<Held>,
-}
-
 /// Secrets that one session may declare.
 pub const MAX_SCOPE: usize = 1000;
 /// Secrets that one unary call may ask for.
 pub const MAX_BATCH: usize = 100;
 const MAX_PURPOSE: usize = 200;
-/// A user id, in a unit: who a caller is before it is a tool.
-type Stranger = (u32, Option<String>);
-const MAX_STRANGERS: usize = 4096;
-/// Attempts to open a session in a minute by one of them, whichever tool it claims to be.
-const OPENS_PER_MINUTE: u32 = 6000;
 
 impl Broker {
-    pub fn new(settings: Settings, policy: Policy, store: Store) -> Self {
+    pub fn new(settings: Settings, policy: Policy, store: Store, audit: Log) -> Self {
         Self {
             settings,
             started: Instant::now(),
@@ -99,13 +103,25 @@ impl Broker {
             store,
             sessions: Sessions::default(),
             tallies: RwLock::default(),
-            strangers: RwLock::default(),
-            refusals: Mutex::default(),
+            taken: Taken::default(),
             latency: Latency::default(),
+            refusals: Refusals::default(),
             redactions: Redactions::default(),
+            alarms: None,
+            audit,
+            recorded: record::Versions::default(),
             ready: AtomicBool::new(false),
             stopping: watch::Sender::new(false),
         }
+    }
+
+    /// The same, with someone who watches for what deserves an alarm.
+    pub fn with_alarms(self, alarms: Option<Arc<Alarms>>) -> Self {
+        Self { alarms, ..self }
+    }
+
+    pub fn alarms(&self) -> Option<&Arc<Alarms>> {
+        self.alarms.as_ref()
     }
 
     /// Opens a session: the caller is the tool it names, and everything it declares is granted; or nothing is.
@@ -116,33 +132,41 @@ impl Broker {
             Ok(session) => {
                 span.record("tool", session.tool().as_str()).record("secrets", session.scope.secrets().count());
                 span.record("outcome", "opened");
+                self.note(&Event::SessionOpened(session));
             }
-            Err(refused) => {
-                span.record("outcome", field::debug(refused.reason));
-                self.count(declared.tool, refused);
-            }
+            Err(refused) => _ = span.record("outcome", field::debug(refused.reason)),
         }
-        opened
+        self.told(Asker { peer: witness.peer(), tool: declared.tool, session: None }, opened)
     }
 
     fn try_open(&self, witness: &dyn Witness, declared: &Declaration<'_>, unary: bool) -> Result<Arc<Session>, Refused> {
         let peer = witness.peer();
-        self.keep_strangers_within_bounds(peer)?;
+        let proven = self.prove(witness, declared);
+        let (tool, scope, plan) = proven.map_err(|refused| self.keep_strangers_within_bounds(peer, refused))?;
+        if !self.audit.is_up() {
+            return Err(Refused::audit_unavailable());
+        }
+        let limits = self.keep_sessions_within_bounds(&tool, scope.secrets().count())?;
+        if plan.is_some() {
+            self.all_there(peer, &scope)?;
+        }
+        let id = SessionId::new(random()?);
+        let (form, lives_until) = self.end_of_life(self.form(unary, plan.as_ref()), &limits);
+        let (tally, lifetime, purpose) = (self.tally(&tool), limits.session_lifetime, declared.purpose.into());
+        let opening = Opening { scope, peer: peer.clone(), purpose, plan, form, lifetime, lives_until, tally };
+        Ok(self.sessions.open(id, opening, SystemTime::now()))
+    }
+
+    /// The caller is the tool that it says it is, and may have what it declares.
+    fn prove(&self, witness: &dyn Witness, declared: &Declaration<'_>) -> Result<(ToolName, Scope, Option<Plan>), Refused> {
+        let peer = witness.peer();
         let (tool, scope) = parse(declared)?;
-        witness.recheck().map_err(|changed| self.deny(peer, &tool, Refused::changed(), &changed))?;
+        witness.recheck().map_err(|changed| Refused::changed().because(changed.to_string(), None))?;
         let (scope, plan) = match declared.launch {
             Some(command) => self.accept_launch(peer, &tool, command).map(|(scope, plan)| (scope, Some(plan)))?,
             None => (self.accept(peer, &tool, &scope)?, None),
         };
-        self.keep_sessions_within_bounds(&tool)?;
-        let id = SessionId::new(random()?);
-        let form = self.form(unary, plan.as_ref());
-        let tally = self.tally(&tool);
-        let opening = Opening { scope, peer: peer.clone(), purpose: declared.purpose.into(), plan, form, tally };
-        let session = self.sessions.open(id, opening, SystemTime::now());
-        let (secrets, program) = (session.scope.secrets().count(), session.plan.as_ref().map(Plan::program));
-        info!(%tool, session = %id, pid = peer.process.pid, uid = peer.uid, unit = unit(peer), secrets, program, "session opened");
-        Ok(session)
+        Ok((tool, scope, plan))
     }
 
     fn form(&self, unary: bool, plan: Option<&Plan>) -> Form {
@@ -154,43 +178,71 @@ impl Broker {
     }
 
     /// Hands out one secret of a session.
-    pub fn get(&self, witness: &dyn Witness, session: &Session, secret: &str) -> Result<Handout, Refused> {
-        self.measured(session, std::slice::from_ref, |begun| {
+    pub async fn get(&self, witness: &dyn Witness, session: &Session, secret: &str) -> Result<Handout, Refused> {
+        let measured = self.measured(session);
+        let asked = measured.span.in_scope(|| {
             self.still(witness, session)?;
             let policy = self.policy();
-            self.keep_hand_outs_within_bounds(&policy, session, 1, begun)?;
-            let handout = self.find(&policy, session, secret)?;
-            record(session, &handout);
-            Ok(handout)
-        })
+            self.keep_hand_outs_within_bounds(&policy, session, 1, measured.begun.duration_since(self.started))?;
+            let found = self.find(&policy, session, secret)?;
+            self.record(session, found, measured.begun)
+        });
+        let handout = match asked {
+            Ok(pending) => pending
+                .recorded()
+                .await
+                .and_then(|handout| self.hand_over(session, std::slice::from_ref(&handout)).map(|()| handout)),
+            Err(refused) => Err(refused),
+        };
+        self.end_measured(session, &measured, handout, std::slice::from_ref)
     }
 
     /// Hands out several secrets of a session: all of them or none.
-    pub fn get_all(&self, witness: &dyn Witness, session: &Session, secrets: &[String]) -> Result<Vec<Handout>, Refused> {
-        self.measured(session, Vec::as_slice, |begun| {
+    pub async fn get_all(&self, witness: &dyn Witness, session: &Session, secrets: &[String]) -> Result<Vec<Handout>, Refused> {
+        let measured = self.measured(session);
+        let asked = measured.span.in_scope(|| {
             if secrets.is_empty() || secrets.len() > MAX_BATCH {
                 return Err(Refused::bad_request(format!("ask for at least one secret and at most {MAX_BATCH} in one call")));
             }
             self.still(witness, session)?;
             let policy = self.policy();
-            self.keep_hand_outs_within_bounds(&policy, session, secrets.len() as u64, begun)?;
-            let handouts = secrets.iter().map(|secret| self.find(&policy, session, secret)).collect::<Result<Vec<_>, _>>()?;
+            let count = secrets.len() as u64;
+            self.keep_hand_outs_within_bounds(&policy, session, count, measured.begun.duration_since(self.started))?;
+            let found = secrets.iter().map(|secret| self.find(&policy, session, secret)).collect::<Result<Vec<_>, _>>()?;
             // Only now: of a call that is refused, nothing was handed out.
-            handouts.iter().for_each(|handout| record(session, handout));
-            Ok(handouts)
-        })
+            found.into_iter().map(|found| self.record(session, found, measured.begun)).collect::<Result<Vec<_>, _>>()
+        });
+        let handouts = match asked {
+            Ok(pending) => self.all_recorded(session, pending).await,
+            Err(refused) => Err(refused),
+        };
+        self.end_measured(session, &measured, handouts, Vec::as_slice)
+    }
+
+    async fn all_recorded(&self, session: &Session, pending: Vec<Pending>) -> Result<Vec<Handout>, Refused> {
+        let mut handouts = Vec::with_capacity(pending.len());
+        // They share a sync, or nearly so: when the first is on disk, the others are.
+        for pending in pending {
+            handouts.push(pending.recorded().await?);
+        }
+        self.hand_over(session, &handouts)?;
+        Ok(handouts)
     }
 
     /// The process uses this version now, and none before it.
     pub fn acknowledge(&self, witness: &dyn Witness, session: &Session, secret: &str, version: &str) -> Result<(), Refused> {
+        self.told(session.into(), self.try_acknowledge(witness, session, secret, version))
+    }
+
+    fn try_acknowledge(&self, witness: &dyn Witness, session: &Session, secret: &str, version: &str) -> Result<(), Refused> {
         self.still(witness, session)?;
         let (Ok(secret), Ok(version)) = (secret.parse::<SecretName>(), version.parse::<Version>()) else {
-            return Err(Refused::bad_request("an acknowledgement names a secret and a version".into()));
+            return Err(Refused::bad_request("an acknowledgement names a secret and a version"));
         };
         if session.held().get(&secret) != Some(&version) {
             return Err(Refused::bad_request(format!("this session was not handed version {version} of {secret}")));
         }
-        debug!(tool = %session.tool(), session = %session.id, %secret, %version, "version in use");
+        self.note(&Event::InUse { session, secret: &secret, version: &version });
         Ok(())
     }
 
@@ -198,30 +250,34 @@ impl Broker {
     pub fn session(&self, witness: &dyn Witness, id: &str) -> Result<Arc<Session>, Refused> {
         let id = id.parse().map_err(|_| Refused::not_open())?;
         let session = self.sessions.of(&id, &witness.peer().process).ok_or_else(Refused::not_open)?;
-        match session.form() {
-            Form::Unary { expires } if expires <= self.uptime() => {
-                self.close(&session, End::Expired);
-                Err(Refused::not_open())
+        match session.is_over(self.uptime()) {
+            Some(end) => {
+                self.close(&session, end);
+                Err(Refused::ended(&session, end))
             }
-            _ => Ok(session),
+            None => Ok(session),
         }
     }
 
+    /// One more request of a session, which is neither a hand-out nor the first.
+    pub fn request(&self, witness: &dyn Witness, session: &Session) -> Result<(), Refused> {
+        let result = self.still(witness, session).and_then(|()| self.keep_request_within_bounds(session));
+        self.told(session.into(), result)
+    }
+
     /// Extends a unary session and says until when.
-    pub fn renew(&self, witness: &dyn Witness, session: &Session) -> Result<SystemTime, Refused> {
-        self.still(witness, session)?;
-        if !session.renew(self.uptime() + self.settings.session_lifetime) {
-            return Err(Refused::bad_request(
-                "this session lives as long as its stream or its process, and is not renewed".into(),
-            ));
-        }
-        Ok(SystemTime::now() + self.settings.session_lifetime)
+    pub fn renew(&self, session: &Session) -> Result<SystemTime, Refused> {
+        let now = self.uptime();
+        let renewed = session
+            .renew(now + self.settings.session_lifetime)
+            .ok_or_else(|| Refused::bad_request("this session lives as long as its stream or its process, and is not renewed"));
+        self.told(session.into(), renewed).map(|until| SystemTime::now() + until.saturating_sub(now))
     }
 
     /// Ends one session. Ending one that has ended is nothing.
     pub fn close(&self, session: &Session, why: End) {
         if self.sessions.end_one(why, &session.id).is_some() {
-            info!(tool = %session.tool(), session = %session.id, ?why, "session ended");
+            self.note(&Event::SessionEnded(session, why));
         }
     }
 
@@ -230,24 +286,26 @@ impl Broker {
         self.end(End::ProcessGone, |session| session.peer.process == *process);
     }
 
-    /// What a second brings: unary sessions that were not renewed end, and finds that wait to be told are.
+    /// What a second brings: sessions whose time is over end, and what waits to be summed up is told, finds in the log among it.
     pub fn expire(&self) {
+        self.found_in_log(crate::redact::log::take_found());
+        self.note_due();
         let now = self.uptime();
-        self.redactions.tell_due(now);
-        self.end(End::Expired, |session| matches!(session.form(), Form::Unary { expires } if expires <= now));
+        for end in [End::Expired, End::LifetimeReached] {
+            self.end(end, |session| session.is_over(now) == Some(end));
+        }
     }
 
     /// Ends every session that `which` picks, and says how many.
     pub fn end(&self, why: End, which: impl Fn(&Session) -> bool) -> usize {
         let ended = self.sessions.end(why, which);
-        for session in &ended {
-            info!(tool = %session.tool(), session = %session.id, ?why, "session ended");
-        }
+        ended.iter().for_each(|session| self.note(&Event::SessionEnded(session, why)));
         ended.len()
     }
 
     /// Opens sessions from now on: what the policy needs has been loaded.
     pub fn ready(&self) {
+        self.record_changes();
         self.ready.store(true, Relaxed);
     }
 
@@ -269,7 +327,7 @@ impl Broker {
     /// Puts a new policy in force and judges every open session again. Says how many that ended.
     pub fn replace_policy(&self, policy: Policy) -> usize {
         let policy = Arc::new(policy);
-        *self.policy.write().unwrap_or_else(std::sync::PoisonError::into_inner) = policy.clone();
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy.clone();
         self.end(End::PolicyChanged, |session| {
             let kept = Kept { scope: &session.scope, command: session.command() };
             !matches!(policy.decide(&session.peer, &Request::Keep(kept)), Decision::AllowSession(_))
@@ -278,6 +336,7 @@ impl Broker {
 
     /// Tells each session whose scope holds a secret that changed.
     pub fn announce_changes(&self) {
+        self.record_changes();
         self.sessions.list().iter().for_each(|session| session.tell());
     }
 
@@ -287,7 +346,7 @@ impl Broker {
     }
 
     pub fn policy(&self) -> Arc<Policy> {
-        self.policy.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.policy.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn store(&self) -> &Store {
@@ -300,15 +359,21 @@ impl Broker {
 
     /// What this tool has taken.
     pub fn tally(&self, tool: &ToolName) -> Arc<Tally> {
-        let known = self.tallies.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(tool).cloned();
+        let known = self.tallies.read().unwrap_or_else(PoisonError::into_inner).get(tool).cloned();
         known.unwrap_or_else(|| {
-            self.tallies.write().unwrap_or_else(std::sync::PoisonError::into_inner).entry(tool.clone()).or_default().clone()
+            self.tallies.write().unwrap_or_else(PoisonError::into_inner).entry(tool.clone()).or_default().clone()
         })
+    }
+
+    /// The tally of a tool that policy has.
+    fn known_tally(&self, policy: &Policy, tool: &str) -> Option<Arc<Tally>> {
+        let tool: ToolName = tool.parse().ok()?;
+        policy.tool(tool.as_str()).is_some().then(|| self.tally(&tool))
     }
 
     /// Hand-outs and denials of all tools.
     pub fn totals(&self) -> (u64, u64) {
-        let tallies = self.tallies.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let tallies = self.tallies.read().unwrap_or_else(PoisonError::into_inner);
         let add = |(handouts, denials): (u64, u64), tally: &Arc<Tally>| {
             (handouts + tally.handouts.load(Relaxed), denials + tally.denials.load(Relaxed))
         };
@@ -316,8 +381,13 @@ impl Broker {
     }
 
     /// How often tools were refused, and why. `None` is who named no tool of the policy.
-    pub fn refusals(&self) -> BTreeMap<(Option<ToolName>, Reason), u64> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn refusals(&self) -> Counts {
+        self.refusals.counts()
+    }
+
+    /// Could this caller be a tool of the policy?
+    pub fn knows(&self, peer: &Peer) -> bool {
+        self.policy().knows(peer)
     }
 
     /// Values that were found where they should not be, by kind, since the daemon started.
@@ -330,16 +400,21 @@ impl Broker {
         &self.latency
     }
 
+    /// Begins to measure one call.
+    fn measured(&self, session: &Session) -> Measured {
+        let span = span!("hand-out", tool = %session.tool(), secrets = tracing::field::Empty);
+        let _ = session;
+        Measured { begun: Instant::now(), span }
+    }
+
     /// Measures one call, and counts it where it is refused. `all` is what it hands out.
-    fn measured<T>(
+    fn end_measured<T>(
         &self,
         session: &Session,
+        Measured { begun, span }: &Measured,
+        got: Result<T, Refused>,
         all: impl Fn(&T) -> &[Handout],
-        get: impl FnOnce(Instant) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
-        let begun = Instant::now();
-        let span = span!("hand-out", tool = %session.tool(), secrets = tracing::field::Empty);
-        let got = span.in_scope(|| get(begun));
         match &got {
             Ok(handouts) => {
                 self.latency.add(begun.elapsed());
@@ -349,18 +424,9 @@ impl Broker {
                     span.record("secrets", names.join(" ")).record("outcome", "handed out");
                 }
             }
-            Err(refused) => {
-                span.record("outcome", field::debug(refused.reason));
-                self.count(session.tool().as_str(), refused);
-            }
+            Err(refused) => _ = span.record("outcome", field::debug(refused.reason)),
         }
-        got
-    }
-
-    /// Only tools of the policy are counted by name, or who makes names up would fill the memory.
-    fn count(&self, tool: &str, refused: &Refused) {
-        let tool = tool.parse().ok().filter(|tool: &ToolName| self.policy().tool(tool.as_str()).is_some());
-        *self.refusals.lock().unwrap_or_else(PoisonError::into_inner).entry((tool, refused.reason)).or_default() += 1;
+        self.told(session.into(), got)
     }
 
     fn uptime(&self) -> Duration {
@@ -370,126 +436,83 @@ impl Broker {
     /// The session is open, and the kernel says that its caller is who it was.
     fn still(&self, witness: &dyn Witness, session: &Session) -> Result<(), Refused> {
         if let Some(end) = session.ended() {
-            return Err(Refused::ended(end));
+            return Err(Refused::ended(session, end));
         }
         witness.recheck().map_err(|changed| {
             self.close(session, End::ProcessGone);
-            self.deny(witness.peer(), session.tool(), Refused::changed(), &changed)
+            Refused::changed().because(changed.to_string(), None)
         })
     }
 
     fn accept(&self, peer: &Peer, tool: &ToolName, scope: &[SecretName]) -> Result<Scope, Refused> {
-        match self.policy().decide(peer, &Request::Open { tool, scope }) {
+        let policy = self.policy();
+        match policy.decide(peer, &Request::Open { tool, scope }) {
             Decision::AllowSession(scope) => Ok(scope),
-            Decision::Deny(denial) => Err(self.deny(peer, tool, Refused::denied(&denial), &denial)),
+            Decision::Deny(denial) => Err(Refused::denied(&policy, &denial)),
             Decision::AllowLaunch(..) | Decision::Allow(_) => unreachable!("policy answers the question it is asked"),
         }
     }
 
     /// Decides, and reads what is granted.
-    fn find(&self, policy: &Policy, session: &Session, secret: &str) -> Result<Handout, Refused> {
+    fn find<'p>(&self, policy: &'p Policy, session: &Session, secret: &str) -> Result<Found<'p>, Refused> {
         let grant = match policy.decide(&session.peer, &Request::Get { scope: &session.scope, secret }) {
             Decision::Allow(grant) => grant,
-            Decision::Deny(denial) => return Err(self.deny(&session.peer, session.tool(), Refused::denied(&denial), &denial)),
+            Decision::Deny(denial) => return Err(Refused::denied(policy, &denial)),
             _ => unreachable!("policy answers the question it is asked"),
         };
         let held = self.store.read(&grant).map_err(|absent| {
-            warn!(tool = %session.tool(), session = %session.id, secret = %grant.secret(), "granted, but not to be had: {absent}");
-            Refused::unavailable(grant.secret())
+            let why = format!("{} is granted, but not to be had: {absent}", grant.secret());
+            Refused::unavailable(grant.secret()).because(why, Some(grant.secret().clone()))
         })?;
-        debug!(tool = %session.tool(), session = %session.id, secret = %grant.secret(), version = %held.version, by = %grant.origin(), "handing out");
-        Ok(Handout { secret: grant.secret().clone(), held })
+        Ok(Found { grant, held })
     }
 
-    fn keep_hand_outs_within_bounds(&self, policy: &Policy, session: &Session, count: u64, now: Instant) -> Result<(), Refused> {
-        // A tool that policy has forgotten since is refused by the decision that follows.
-        let Some(tool) = policy.tool(session.tool().as_str()) else { return Ok(()) };
-        if session.handouts.load(Relaxed) + count > tool.limits.per_session {
-            return Err(Refused::limit("hand-outs in one session", None));
-        }
-        let most = tool.limits.at_once();
-        if count > most {
-            return Err(Refused::too_many_at_once(most));
-        }
-        let taken = session.tally.meter.take(&tool.limits, count, now.duration_since(self.started));
-        taken.map_err(|RetryAfter(wait)| Refused::limit("requests a minute", Some(wait)))
+    /// Begins to put on record what was found.
+    fn record(&self, session: &Session, Found { grant, held }: Found<'_>, begun: Instant) -> Result<Pending, Refused> {
+        let (secret, took) = (grant.secret(), begun.elapsed());
+        let first = !session.is_holder(secret.as_str());
+        let event = Event::HandedOut { session, secret, version: &held.version, by: grant.origin(), took, first };
+        let ticket = self.note_hand_out(&event)?;
+        Ok(Pending { secret: secret.clone(), held, ticket })
     }
 
-    fn keep_sessions_within_bounds(&self, tool: &ToolName) -> Result<(), Refused> {
-        if *self.stopping.borrow() {
-            return Err(Refused::ended(End::ShuttingDown));
+    /// What is on record goes to the tool, unless its session has ended while that was written.
+    fn hand_over(&self, session: &Session, handouts: &[Handout]) -> Result<(), Refused> {
+        if let Some(end) = session.ended() {
+            return Err(Refused::ended(session, end));
         }
-        if !self.is_ready() {
-            return Err(Refused::not_ready());
+        for Handout { secret, held, .. } in handouts {
+            session.holds(secret, &held.version);
         }
-        let policy = self.policy();
-        let of_tool = policy.tool(tool.as_str()).map_or(0, |policy| policy.limits.concurrent as usize);
-        let soon = Some(Duration::from_secs(1));
-        if self.sessions.count_of(tool) >= of_tool {
-            warn!(%tool, limit = of_tool, "refused a session: the tool has as many as it may");
-            return Err(Refused::limit("sessions of this tool at one time", soon));
-        }
-        if self.sessions.count() >= self.settings.max_sessions {
-            warn!(%tool, limit = self.settings.max_sessions, "refused a session: max-sessions are open");
-            return Err(Refused::limit("sessions at one time", soon));
-        }
+        session.tally.handouts.fetch_add(handouts.len() as u64, Relaxed);
         Ok(())
     }
-
-    /// Callers who are no tool yet are bounded by their user id and unit, or a loop of wrong guesses could fill the log.
-    fn keep_strangers_within_bounds(&self, peer: &Peer) -> Result<(), Refused> {
-        let who = (peer.uid, peer.unit.as_ref().map(|unit| unit.name.clone()));
-        let known = self.strangers.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&who).cloned();
-        let meter = known.unwrap_or_else(|| {
-            let mut strangers = self.strangers.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            // Units come and go under names of their own; what they took is forgotten now and then, rather than kept for ever.
-            if strangers.len() >= MAX_STRANGERS {
-                strangers.clear();
-            }
-            strangers.entry(who).or_default().clone()
-        });
-        let limits = crate::limits::Limits { per_minute: OPENS_PER_MINUTE, ..Default::default() };
-        meter.take(&limits, 1, self.uptime()).map_err(|RetryAfter(wait)| Refused::limit("sessions opened a minute", Some(wait)))
-    }
-
-    /// Puts a refusal on the record in the operator's words, and passes on what the tool may hear.
-    fn deny(&self, peer: &Peer, tool: &ToolName, refused: Refused, why: &dyn std::fmt::Display) -> Refused {
-        if self.policy().tool(tool.as_str()).is_some() {
-            self.tally(tool).denials.fetch_add(1, Relaxed);
-        }
-        warn!(%tool, pid = peer.process.pid, uid = peer.uid, unit = unit(peer), reason = ?refused.reason, "denied: {why}");
-        refused
-    }
 }
 
-impl Handout {
-    /// How long ago the daemon last heard that this version is current.
-    pub fn age(&self) -> Duration {
-        self.held.age(Moment::now())
-    }
+/// A call that is under way.
+struct Measured {
+    begun: Instant,
+    span: tracing::Span,
 }
 
-fn record(session: &Session, Handout { secret, held }: &Handout) {
-    session.holds(secret, &held.version);
-    session.tally.handouts.fetch_add(1, Relaxed);
-}
-
-fn unit(peer: &Peer) -> &str {
-    peer.unit.as_ref().map_or("-", |unit| &unit.name)
+/// What is granted and there, and not handed out yet.
+struct Found<'p> {
+    grant: Grant<'p>,
+    held: Arc<Held>,
 }
 
 fn random() -> Result<[u8; 16], Refused> {
     let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes)
-        .map_err(|_| Refused::limit("random numbers of the system", Some(Duration::from_secs(1))))?;
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| {
+        let reached = Reached { limit: Limit::Randomness, of: Whose::Daemon, value: 0 };
+        Refused::limit(reached, Some(Duration::from_secs(1)), "")
+    })?;
     Ok(bytes)
 }
 
 fn parse(declared: &Declaration<'_>) -> Result<(ToolName, Vec<SecretName>), Refused> {
     if declared.launch.is_some() && !declared.scope.is_empty() {
-        return Err(Refused::bad_request(
-            "a launcher declares no scope: it gets what policy delivers to what it launches".into(),
-        ));
+        return Err(Refused::bad_request("a launcher declares no scope: it gets what policy delivers to what it launches"));
     }
     if declared.scope.len() > MAX_SCOPE {
         return Err(Refused::bad_request(format!("a session declares at most {MAX_SCOPE} secrets")));
@@ -503,7 +526,12 @@ fn parse(declared: &Declaration<'_>) -> Result<(ToolName, Vec<SecretName>), Refu
 }
 
 impl Refused {
-    fn denied(denial: &Denial) -> Self {
+    fn denied(policy: &Policy, denial: &Denial) -> Self {
+        let secret = match denial {
+            Denial::NotGranted { secret, .. } => policy.secret(secret.as_str()).cloned(),
+            Denial::OutsideScope(asked) => policy.secret(asked).cloned(),
+            _ => None,
+        };
         let (reason, message) = match denial {
             Denial::NoSuchTool(tool) | Denial::NotThisTool { tool, .. } => {
                 (Reason::ToolNotAllowed, format!("this process may not act as tool {tool}; the daemon's log says why"))
@@ -535,6 +563,6 @@ impl Refused {
                 ),
             ),
         };
-        Self { reason, message, retry_after: None }
+        Self::new(reason, message).because(denial.to_string(), secret)
     }
 }

@@ -5,17 +5,21 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak here; the library logs")]
 
 mod adopt;
+mod audit;
+mod blast;
 mod check;
 mod demo;
 mod doctor;
 mod explain;
 mod get;
+mod lint;
 mod listings;
 mod operate;
 mod redact;
 mod remote;
 mod run;
 mod seal;
+mod suggest;
 mod table;
 mod when;
 
@@ -37,7 +41,8 @@ use crate::daemon;
     valetkey adopt --dry-run .mcp.json           what an MCP client's file holds, and what would become of it\n  \
     valetkey check --config ./valetkey.toml      every mistake in a configuration\n  \
     valetkey explain billing stripe/api-key      which line of policy allows it, or what is missing\n  \
-    valetkey sessions --json | jq                who holds what now")]
+    valetkey sessions --json | jq                who holds what now\n  \
+    valetkey audit query --secret stripe/api-key who was given it, and when")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -65,12 +70,20 @@ enum Command {
     Check(check::Args),
     /// Would this tool get this secret? By which line of policy, or what is missing?
     Explain(explain::Args),
+    /// Show what can be reached: if a tool is compromised, if a secret leaked, if another policy were in force
+    BlastRadius(blast::Args),
+    /// Find what is wider than it need be in policy, each at its line
+    Lint(lint::Args),
+    /// Print the least policy that what a tool used needs, as a difference
+    Suggest(suggest::Args),
     /// Make the daemon ask its sources now whether what it holds is current
     Refresh(operate::RefreshArgs),
     /// Make the daemon read configuration and sources again
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
     Revoke(operate::RevokeArgs),
+    /// Verify the audit log, follow it, or ask it who was given what
+    Audit(audit::Args),
     /// Take values out of a text: standard input to standard output; or check that none is in it
     Redact(redact::Args),
     /// Edit a sealed file: init, set, remove, list
@@ -157,9 +170,13 @@ pub fn main() -> ExitCode {
         Command::Sessions(args) => listings::sessions(&args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::BlastRadius(args) => blast::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Suggest(args) => suggest::run(&args),
         Command::Refresh(args) => operate::refresh(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Redact(args) => redact::run(&args),
         Command::Seal(args) => seal::seal(&args),
         Command::Unseal(args) => seal::unseal(&args),

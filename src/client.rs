@@ -14,6 +14,10 @@
 //! A value is fetched once and then read from this process's own protected memory; the daemon tells the session of new versions,
 //! and the library fetches them before anyone asks. When the daemon restarts, the library connects again by itself.
 //!
+//! Over a limit the library waits as long as the daemon says, with some jitter, and asks again: where waiting helps, and where it is over
+//! before the call's time is ([`Client::timeout`]). Otherwise it says at once which limit it was. A session that has lived as long as it may
+//! is opened anew.
+//!
 //! On its way here a value passes through buffers that are wiped behind it; none of them belongs to the HTTP/2 library.
 //! [`harden_process`](crate::secret::harden_process) keeps other processes of the same user away.
 //!
@@ -31,6 +35,7 @@ mod changes;
 mod error;
 mod held;
 mod link;
+mod patience;
 mod reports;
 mod session;
 mod wire;
@@ -83,7 +88,7 @@ impl Client {
         Self { socket: socket.as_ref().to_path_buf(), timeout: Duration::from_secs(10) }
     }
 
-    /// How long one call may take, with every reconnection inside it. 10 s unless set.
+    /// How long one call may take, with every reconnection and every wait inside it. 10 s unless set.
     pub fn timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }

@@ -17,6 +17,8 @@ use crate::{
 
 mod accounts;
 mod address;
+mod alarm;
+mod audit;
 mod credential;
 mod daemon;
 mod duration;
@@ -24,6 +26,7 @@ mod explain;
 mod file;
 mod identity;
 mod launch;
+mod limits;
 mod links;
 mod pasted;
 mod problem;
@@ -36,6 +39,8 @@ mod tools;
 mod upstream;
 mod variable;
 
+pub use alarm::{AlarmSettings, WebhookTarget};
+pub use audit::AuditSettings;
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};
 pub use problem::{Problem, Severity};
@@ -59,6 +64,9 @@ pub struct Config {
     /// The main file, as it was named.
     pub file: Arc<Path>,
     pub daemon: DaemonSettings,
+    /// `None`: nothing deserves an alarm but what the log says anyway.
+    pub alarm: Option<AlarmSettings>,
+    pub audit: AuditSettings,
     pub sources: BTreeMap<SourceName, SourceSettings>,
     pub secrets: BTreeMap<SecretName, SecretSettings>,
     pub policy: Policy,
@@ -94,6 +102,11 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let main = tops.iter().find(|section| !section.doc.drop_in);
 
     let daemon = main.and_then(|top| top.section("daemon", daemon::KEYS, &[])).map(|section| daemon::read(&section));
+    let alarm =
+        main.and_then(|top| top.section("alarm", alarm::KEYS, alarm::REFUSED)).map(|section| (alarm::read(&section), section));
+    let audit = main.and_then(|top| top.section("audit", audit::KEYS, &[])).map(|section| audit::read(&section));
+    let ceilings = main.and_then(|top| top.section("limits", limits::CEILING_KEYS, limits::CEILINGS_REFUSED));
+    let ceilings = ceilings.map(|section| limits::ceilings(&section)).unwrap_or_default();
     let named = main.map(|top| top.named("source", sources::NAME_RULE)).unwrap_or_default();
     let sources = define(named, main_read, sources::read);
     let named = main.map(|top| top.named("secret", secrets::NAME_RULE)).unwrap_or_default();
@@ -115,25 +128,47 @@ fn load_into(path: &Path, report: &Report) -> Config {
     }
     let secrets = Defined { complete: all_read && report.errors() == before, ..secrets };
     links::check(&sources, &secrets, &tools, path, report);
+    if let Some((_, section)) = &alarm
+        && !tools.values().any(|tool| tool.run_as.needs_executable())
+    {
+        alarm::warn_of_unseen_executables(section);
+    }
     let names: BTreeSet<SecretName> = secrets.usable.keys().cloned().collect();
     let canaries = secrets.usable.iter().filter(|(_, secret)| secret.canary).map(|(name, _)| name.clone()).collect();
     Config {
         file: path.into(),
         daemon: daemon.unwrap_or_default(),
+        alarm: alarm.map(|(settings, _)| settings),
+        audit: audit.unwrap_or_default(),
         sources: sources.usable,
         secrets: secrets.usable,
-        policy: Policy::new(tools, names).with_canaries(canaries),
+        policy: Policy::new(tools, names).with_canaries(canaries).with_ceilings(ceilings),
         problems: Vec::new(),
     }
 }
 
-const TOP_KEYS: &[Key] =
-    &[key("daemon", "[daemon]"), key("source", "[source.NAME]"), key("secret", "[secret.\"NAME\"]"), key("tool", "[tool.NAME]")];
+const TOP_KEYS: &[Key] = &[
+    key("daemon", "[daemon]"),
+    key("audit", "[audit]"),
+    key("limits", "[limits]"),
+    key("alarm", "[alarm]"),
+    key("source", "[source.NAME]"),
+    key("secret", "[secret.\"NAME\"]"),
+    key("tool", "[tool.NAME]"),
+];
 const DROP_IN_KEYS: &[Key] = &[key("tool", "[tool.NAME]")];
 
 const NOT_HERE: &str = "a drop-in may define tools only; what a package ships must not say where secrets come from";
 const DROP_IN_REFUSED: &[Refused] = &[
     Refused { name: "daemon", means: "", why: NOT_HERE, instead: "[daemon] in valetkey.toml" },
+    Refused { name: "audit", means: "", why: NOT_HERE, instead: "[audit] in valetkey.toml" },
+    Refused {
+        name: "limits",
+        means: "",
+        why: NOT_HERE,
+        instead: "[limits] in valetkey.toml, and limits = { ... } in [tool.NAME]",
+    },
+    Refused { name: "alarm", means: "", why: NOT_HERE, instead: "[alarm] in valetkey.toml" },
     Refused { name: "source", means: "", why: NOT_HERE, instead: "[source.NAME] in valetkey.toml" },
     Refused { name: "secret", means: "", why: NOT_HERE, instead: "[secret.\"NAME\"] in valetkey.toml" },
 ];
@@ -166,6 +201,10 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("", TOP_KEYS),
         ("daemon", daemon::KEYS),
         ("daemon: last-good", daemon::LAST_GOOD_KEYS),
+        ("audit", audit::KEYS),
+        ("limits", limits::CEILING_KEYS),
+        ("alarm", alarm::KEYS),
+        ("alarm: webhook", alarm::WEBHOOK_KEYS),
         ("source, aws-secrets-manager", sources::aws::KEYS),
         ("source, aws-parameter-store", sources::aws::KEYS),
         ("source, vault", sources::vault::KEYS),
@@ -181,7 +220,7 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("tool", tools::KEYS),
         ("tool: run-as", identity::KEYS),
         ("tool: secrets", tools::GRANT_KEYS),
-        ("tool: limits", tools::LIMITS_KEYS),
+        ("tool: limits", limits::KEYS),
         ("tool: sandbox", sandbox::KEYS),
     ]
 }

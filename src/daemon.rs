@@ -2,6 +2,7 @@
 #![expect(clippy::print_stderr, reason = "what is wrong before there is a log must be said too")]
 
 mod assemble;
+mod audit;
 mod host;
 mod log;
 mod places;
@@ -27,6 +28,7 @@ use tokio::{
 };
 use tracing::{error, field, info, warn};
 
+pub use audit::{directory as audit_directory, public_key_file as audit_public_key_file};
 pub use places::{DEFAULT_CONFIG, default_socket};
 
 use crate::{
@@ -171,10 +173,21 @@ fn build(config: Config, captured: Captured, redactor: Redactor, passed: Passed)
         reasons.push(reason);
         None
     });
+    // With its first record it is known whether anything can be on record at all.
+    let log = audit::open(&config.audit, &captured).map_err(one)?;
     let Config { policy, .. } = &config;
     let settings =
-        broker::Settings { max_sessions: config.daemon.max_sessions as usize, session_lifetime: config.daemon.session_lifetime };
-    let broker = Arc::new(Broker::new(settings, policy.clone(), store));
+        broker::Settings { max_sessions: config.daemon.max_sessions, session_lifetime: config.daemon.session_lifetime };
+    let alarms = {
+        let _inside = control_plane.enter();
+        assemble::alarms(&config, &captured)
+    };
+    let alarms = alarms.unwrap_or_else(|reason| {
+        reasons.push(reason);
+        None
+    });
+    let broker = Arc::new(Broker::new(settings, policy.clone(), store, log).with_alarms(alarms));
+    broker.started(&format!("valetkeyd {}, configuration {}", env!("CARGO_PKG_VERSION"), config.file.display()));
     let config = Arc::new(config);
     let method = attestor.method().to_string();
     let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, method };
@@ -220,25 +233,28 @@ impl Daemon {
             control_plane.spawn(delivery::serve_metrics(listener, metrics, stopped(stopping.clone())));
         }
         let admin_serves = control_plane.spawn(delivery::serve_admin(
-            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }, stopped(stopping.clone())),
+            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }, |_| true, stopped(stopping.clone())),
             broker.clone(),
             operations.clone(),
             health.clone(),
         ));
-        let tools_serve = delivery::serve_tools(
-            tools.incoming(attestor.clone(), room, stopped(stopping.clone())),
-            broker.clone(),
-            health.clone(),
-        );
+        let known = broker.clone();
+        let incoming = tools.incoming(attestor.clone(), room, move |peer| known.knows(peer), stopped(stopping.clone()));
+        let tools_serve = delivery::serve_tools(incoming, broker.clone(), health.clone());
         let ask = credentials.map(|listener| delivery::serve_credentials(listener, attestor, broker.clone(), stopped(stopping)));
         let drain = daemon.drain_timeout;
         let ended = tools_plane.block_on(async {
-            let expiring = tokio::spawn(expire(broker.clone()));
+            let recording = {
+                let broker = broker.clone();
+                tokio::spawn(async move { broker.audit().dispatch().await })
+            };
+            let expiring = tokio::spawn(expire(broker.clone(), health.clone()));
             let control = control_plane.handle().clone();
             let orders =
                 tokio::spawn(follow_orders(signals, operations.clone(), broker.clone(), health.clone(), stop, control.clone()));
             let announcing = control.spawn(announce_changes(broker.clone()));
             let watching = control.spawn(watchdog::watch(broker.clone(), Handle::current()));
+            let alarming = control.spawn(settle_alarms(broker.clone()));
             health.tools(false).await;
             health.admin(true).await;
             let mut loading = control.spawn(load_until_ready(operations.clone(), broker.clone(), health.clone()));
@@ -260,14 +276,19 @@ impl Daemon {
                 ended = serving => ended,
                 () = too_long(&broker, drain) => Ok(()),
             };
-            [expiring, orders, announcing, watching].iter().for_each(tokio::task::JoinHandle::abort);
+            [expiring, orders, announcing, watching, alarming, recording].iter().for_each(tokio::task::JoinHandle::abort);
             loading.abort();
             ended
         });
         // The operators' side drains in the time that is left; then everything goes, and values with it.
         let _ = tools_plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), admin_serves).await });
         control_plane.block_on(operations.close());
+        broker.finish();
+        if let Some(alarms) = broker.alarms() {
+            control_plane.block_on(alarms.close());
+        }
         control_plane.shutdown_timeout(Duration::from_millis(500));
+        broker.ended();
         info!("stopped");
         ended
     }
@@ -314,11 +335,27 @@ async fn too_long(broker: &Broker, drain: Duration) {
     warn!(after_seconds = drain.as_secs_f32(), "calls were still under way when drain-timeout passed");
 }
 
-async fn expire(broker: Arc<Broker>) {
+/// What each second brings.
+async fn expire(broker: Arc<Broker>, health: Health) {
     let mut every = tokio::time::interval(Duration::from_secs(1));
+    let mut up = true;
     loop {
         every.tick().await;
         broker.expire();
+        // Where nothing can be on record nothing is handed out, and whoever asks how the daemon is should hear it.
+        let now = broker.audit().is_up();
+        if std::mem::replace(&mut up, now) != now && broker.is_ready() {
+            health.tools(now).await;
+        }
+    }
+}
+
+/// Off the thread that serves tools: what alarms remember goes to disk.
+async fn settle_alarms(broker: Arc<Broker>) {
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    while let Some(alarms) = broker.alarms().cloned() {
+        every.tick().await;
+        drop(tokio::task::spawn_blocking(move || alarms.settle()).await);
     }
 }
 

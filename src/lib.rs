@@ -29,6 +29,8 @@ pub mod redact;
 pub mod source;
 
 #[cfg(feature = "daemon")]
+pub mod audit;
+#[cfg(feature = "daemon")]
 pub mod limits;
 #[cfg(feature = "daemon")]
 pub mod policy;
@@ -40,6 +42,8 @@ pub mod session;
 pub mod store;
 
 #[cfg(feature = "daemon")]
+pub mod alarm;
+#[cfg(feature = "daemon")]
 pub mod attest;
 #[cfg(feature = "daemon")]
 pub mod broker;
@@ -48,6 +52,8 @@ pub mod config;
 #[cfg(feature = "daemon")]
 pub mod delivery;
 
+#[cfg(feature = "daemon")]
+pub mod blast;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 

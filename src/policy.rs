@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    limits::Limits,
+    limits::{Ceilings, Limits},
     name::{SecretName, ToolName},
     peer::{Peer, Sha256},
 };
@@ -27,6 +27,8 @@ pub struct Policy {
     secrets: BTreeSet<SecretName>,
     /// Those of them that nobody uses: where one shows up, something has leaked.
     canaries: BTreeSet<SecretName>,
+    /// What all tools together may take.
+    ceilings: Ceilings,
 }
 
 /// One tool of the policy.
@@ -231,7 +233,26 @@ pub enum Denial {
 impl Policy {
     /// A policy of these tools; `secrets` are all that configuration names.
     pub fn new(tools: BTreeMap<ToolName, ToolPolicy>, secrets: BTreeSet<SecretName>) -> Self {
-        Self { tools, secrets, canaries: BTreeSet::new() }
+        Self { tools, secrets, canaries: BTreeSet::new(), ceilings: Ceilings::default() }
+    }
+
+    /// The same, with these bounds over all tools.
+    pub fn with_ceilings(self, ceilings: Ceilings) -> Self {
+        Self { ceilings, ..self }
+    }
+
+    pub fn ceilings(&self) -> &Ceilings {
+        &self.ceilings
+    }
+
+    /// The secret of this name, if configuration names it.
+    pub fn secret(&self, name: &str) -> Option<&SecretName> {
+        self.secrets.get(name)
+    }
+
+    /// Could this caller be any tool at all?
+    pub fn knows(&self, peer: &Peer) -> bool {
+        self.tools.values().any(|tool| tool.run_as.check(peer).is_ok())
     }
 
     /// The same, with these secrets as canaries.

@@ -92,6 +92,8 @@ pub struct Learned {
 pub struct Wanted {
     /// Takes out what has the shape of a well-known kind of key, too.
     pub shapes: bool,
+    /// Tells in which line of the text each find is.
+    pub lines: bool,
     /// Which secrets may be named in the text; the others become `[redacted]`. All, if absent.
     pub named: Option<Named>,
 }
@@ -172,20 +174,26 @@ impl Redactor {
     ///
     /// A form cannot span a newline; a text that was cut elsewhere may hide a value in the cut, so hand in whole lines.
     pub fn redact<'t>(&self, text: &'t [u8]) -> Cow<'t, [u8]> {
+        self.redact_and_tell(text).text
+    }
+
+    /// [`redact`](Self::redact), and what was found.
+    pub fn redact_and_tell<'t>(&self, text: &'t [u8]) -> Passed<'t> {
         let tables = self.tables();
         let found = find::union(self.finder(&tables, false).find(text).found, &|_| true);
         if found.is_empty() {
-            return Cow::Borrowed(text);
+            return Passed { text: Cow::Borrowed(text), hits: Vec::new() };
         }
-        let mut clean = Vec::with_capacity(text.len());
+        let (mut clean, mut hits) = (Vec::with_capacity(text.len()), Hits::default());
         let mut from = 0;
         for one in found {
+            hits.count(&one, 0);
             clean.extend_from_slice(&text[from..one.range.start]);
             hits::placeholder(one.owner, true, &mut clean);
             from = one.range.end;
         }
         clean.extend_from_slice(&text[from..]);
-        Cow::Owned(clean)
+        Passed { text: Cow::Owned(clean), hits: hits.into_list() }
     }
 
     /// A text that is all there, treated as a [`stream`](Self::stream) would: lines of JSON stay JSON, and what was found is

@@ -25,6 +25,7 @@ use crate::{
     store::{Absent, Change, Confirmed, Keeper, Stamp},
 };
 
+pub(crate) use last_good::file as own_file;
 pub use last_good::{LastGood, LastGoodState};
 pub use state::{SourceState, States};
 pub use upkeep::{Refreshed, Upkeep, sweep};

@@ -77,15 +77,15 @@ fn start(arguments: Arguments) -> Result<ExitCode, Failure> {
     // Who becomes the tool needs none.
     let guardian = granted.plan.redact.then(Guardian::new).transpose()?;
     let tool = Tool::prepare(granted.plan.clone(), inherit, keep_running)?;
-    let secrets = granted.fetch()?;
+    let (secrets, redactor) = granted.fetch(|| guardian.is_some().then(Redactor::streaming).transpose())?;
     secrets.iter().try_for_each(|secret| tool.take(secret))?;
-    let Some(guardian) = guardian else {
+    let Some((guardian, redactor)) = guardian.zip(redactor?) else {
         let start = tool.start()?;
         return Err(process::replace(&start, None).into());
     };
     // Not before: until now an interrupt ends the launcher at once. And not after the first thread.
     let signals = Signals::hold()?;
-    stand_by(tool, &secrets, granted, guardian, &signals)
+    stand_by(tool, &secrets, granted, guardian, redactor, &signals)
 }
 
 /// Starts the tool, and filters what it writes until it has ended.
@@ -94,18 +94,20 @@ fn stand_by(
     secrets: &[Secret],
     granted: Granted,
     guardian: Guardian,
+    redactor: Redactor,
     signals: &Signals,
 ) -> Result<ExitCode, Failure> {
-    let redactor = Redactor::streaming()?;
-    learn(&redactor, secrets);
-    let start = tool.start()?;
     let (sender, events) = process::channel()?;
+    let launched = process::launch(guardian, signals, &tool.start()?, &events)?;
+    // The rest is done while the tool starts. What it writes waits in its pipes until then.
+    learn(&redactor, secrets);
     let tool = Arc::new(tool);
     let (told, known) = (tool.clone(), redactor.clone());
-    let followed = granted.follow(move |news| hear(news, &told, &known, &sender))?;
+    let followed = granted.follow(move |news| hear(news, &told, &known, &sender));
+    let followed = followed.map_err(|error| Failure { hint: "the tool was stopped again".into(), ..error.into() })?;
     let stops = tool.plan().on_redaction() == OnRedaction::Stop;
     let mut cleaner = Cleaner::new(redactor, tool.plan().redact_shapes, stops, followed.reporter());
-    let ended = process::supervise(guardian, signals, start, &mut cleaner, &events);
+    let ended = launched.supervise(&mut cleaner);
     let refused = cleaner.why_it_stops();
     drop(cleaner);
     followed.finish();
@@ -182,6 +184,8 @@ impl From<Error> for Failure {
             Error::Unreachable { .. } | Error::TimedOut(_) => {
                 (UNREACHABLE, "systemctl status valetkeyd; or --socket PATH for one that listens elsewhere")
             }
+            // It says what to do by itself.
+            Error::Denied { reason, .. } if reason == "COMMAND_NOT_ALLOWED" => (DENIED, "nothing was started"),
             Error::Denied { .. } => (DENIED, "an operator can ask: valetkey explain TOOL SECRET"),
             Error::Limited { .. } => (DENIED, "the limit is the tool's `limits` in its policy file"),
             Error::BadRequest(_) => (USAGE, "valetkey run --help"),

@@ -17,6 +17,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::watch;
 
 use crate::{
+    audit::Who,
     limits::Tally,
     name::{SecretName, SessionId, ToolName, Version},
     peer::{Peer, Process},
@@ -43,6 +44,8 @@ pub enum End {
     ProcessGone,
     /// It was not renewed.
     Expired,
+    /// It has lived as long as its tool's limits allow.
+    LifetimeReached,
     /// An operator ended it.
     Revoked,
     /// The policy that is in force now does not allow it.
@@ -51,22 +54,36 @@ pub enum End {
     ShuttingDown,
 }
 
+/// A version that a session was handed and may still have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub version: Version,
+    /// When it was handed this version first.
+    pub since: SystemTime,
+}
+
 /// One open session.
 #[derive(Debug)]
 pub struct Session {
     pub id: SessionId,
     pub scope: Scope,
     pub peer: Peer,
+    /// The tool, the session and the peer, as they stand on record.
+    pub who: Who,
     /// What the caller said; nobody checked it.
     pub purpose: String,
     /// How policy wants it launched, where a launcher opened it.
     pub plan: Option<Plan>,
     pub opened: SystemTime,
+    /// How long it may live, and until when that is, measured since the daemon started; a process that a launcher has become is not
+    /// ended so.
+    pub lifetime: Duration,
+    pub lives_until: Duration,
     pub handouts: AtomicU64,
     /// What its tool has taken, this session's share included.
     pub tally: Arc<Tally>,
     form: Mutex<Form>,
-    held: Mutex<BTreeMap<SecretName, Version>>,
+    held: Mutex<BTreeMap<SecretName, Held>>,
     ended: OnceLock<End>,
     /// Its stream, where it is one. A waker costs nothing at each request; there is room for one alone.
     follower: AtomicWaker,
@@ -89,31 +106,55 @@ impl Session {
         *lock(&self.form)
     }
 
-    /// Moves the end of a unary session. `false`: it is none, and has no such end.
-    pub fn renew(&self, until: Duration) -> bool {
+    /// Moves the end of a unary session, not beyond its lifetime, and says where it is now. `None`: it is none, and has no such end.
+    pub fn renew(&self, until: Duration) -> Option<Duration> {
         match &mut *lock(&self.form) {
-            Form::Unary { expires } => *expires = until,
-            Form::Stream | Form::Process => return false,
+            Form::Unary { expires } => {
+                *expires = until.min(self.lives_until);
+                Some(*expires)
+            }
+            Form::Stream | Form::Process => None,
         }
-        true
     }
 
-    /// Remembers that this version was handed to the process. Says whether the process held another version before.
-    pub fn holds(&self, secret: &SecretName, version: &Version) {
+    /// Why time alone ends it at this moment, measured since the daemon started.
+    pub fn is_over(&self, now: Duration) -> Option<End> {
+        match self.form() {
+            Form::Process => None,
+            _ if self.lives_until <= now => Some(End::LifetimeReached),
+            Form::Unary { expires } if expires <= now => Some(End::Expired),
+            Form::Stream | Form::Unary { .. } => None,
+        }
+    }
+
+    /// Remembers that this version was handed to the process. `true`: it held none of this secret before.
+    pub fn holds(&self, secret: &SecretName, version: &Version) -> bool {
         self.handouts.fetch_add(1, Relaxed);
         let mut held = lock(&self.held);
-        match held.get_mut(secret) {
-            Some(before) if before == version => {}
-            Some(before) => *before = version.clone(),
-            None => {
-                held.insert(secret.clone(), version.clone());
+        match held.get(secret) {
+            Some(before) if before.version == *version => false,
+            before => {
+                let first = before.is_none();
+                held.insert(secret.clone(), Held { version: version.clone(), since: SystemTime::now() });
+                first
             }
         }
     }
 
     /// What it was handed and may still have.
     pub fn held(&self) -> BTreeMap<SecretName, Version> {
+        lock(&self.held).iter().map(|(secret, held)| (secret.clone(), held.version.clone())).collect()
+    }
+
+    /// The same, and since when.
+    pub fn held_since(&self) -> BTreeMap<SecretName, Held> {
         lock(&self.held).clone()
+    }
+
+    /// How a secret of it reached the process, in the word of configuration: as its launcher was told, or over gRPC.
+    pub fn delivered_by(&self, secret: &SecretName) -> &'static str {
+        let planned = self.plan.iter().flat_map(|plan| &plan.secrets).find(|delivered| delivered.secret == *secret);
+        planned.map_or("rpc", |delivered| delivered.to.word())
     }
 
     /// Does it end when its stream does?
@@ -178,6 +219,8 @@ pub struct Opening {
     pub purpose: String,
     pub plan: Option<Plan>,
     pub form: Form,
+    pub lifetime: Duration,
+    pub lives_until: Duration,
     pub tally: Arc<Tally>,
 }
 
@@ -190,14 +233,18 @@ pub struct Sessions {
 impl Sessions {
     /// Opens a session for a scope that policy accepted.
     pub fn open(&self, id: SessionId, opening: Opening, now: SystemTime) -> Arc<Session> {
-        let Opening { scope, peer, purpose, plan, form, tally } = opening;
+        let Opening { scope, peer, purpose, plan, form, lifetime, lives_until, tally } = opening;
+        let who = Who::new(Some(scope.tool()), Some(&id), Some(&peer), None);
         let session = Arc::new(Session {
             id,
             scope,
             peer,
+            who,
             purpose,
             plan,
             opened: now,
+            lifetime,
+            lives_until,
             handouts: AtomicU64::new(0),
             tally,
             form: Mutex::new(form),

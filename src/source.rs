@@ -14,7 +14,7 @@ pub mod environment;
 #[cfg(feature = "daemon")]
 mod field;
 #[cfg(feature = "daemon")]
-mod key_file;
+pub(crate) mod key_file;
 #[cfg(feature = "daemon")]
 pub mod sealed_file;
 #[cfg(feature = "daemon")]

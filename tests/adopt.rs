@@ -177,6 +177,19 @@ fn a_token_moves_from_the_environment_into_the_sealed_file() {
     assert_eq!(place.everything(), before);
 }
 
+#[test]
+fn a_secret_that_has_to_stay_is_not_passed_over() {
+    let place = Place::new();
+    let remote =
+        r#"{"mcpServers":{"remote":{"url":"https://h/mcp","headers":{"Authorization":"Bearer sk_live_51Hq7XzA9q2LmNpR"}}}}"#;
+    place.write("project/.mcp.json", remote);
+    says(&place.adopt(&[".mcp.json"]), 0, &["nothing that can be adopted; secrets stay in plain text", "LEFT IN PLAIN TEXT"]);
+    says(&place.adopt(&[".mcp.json", "--dry-run"]), 3, &["LEFT IN PLAIN TEXT"]);
+    let missing = r#"{"servers":{"jira":{"command":"x","args":["--token=glpat-kR4m8Zq2pLx7Wn3vYb6T"],"envFile":".env"}}}"#;
+    place.write("project/.vscode/mcp.json", missing);
+    says(&place.adopt(&[".vscode/mcp.json", "--dry-run"]), 3, &["`envFile` cannot be read: No such file"]);
+}
+
 const VSCODE: &str = "\u{feff}{\r\n\
     \t// Servers of this project\r\n\
     \t\"inputs\": [\r\n\

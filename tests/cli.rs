@@ -68,6 +68,7 @@ async fn listings_have_stable_shapes() {
         "configured",
         "reload_error",
         "last_good",
+        "audit",
         "memory",
         "attestation",
         "sources",
@@ -105,7 +106,10 @@ async fn listings_have_stable_shapes() {
     let expected =
         ["session", "tool", "pid", "uid", "unit", "invocation", "opened", "purpose", "form", "scope", "held", "handouts"];
     keys(one, &expected);
-    assert_eq!(one["held"], serde_json::json!([{ "secret": "a/key", "version": "1" }]));
+    keys(&one["held"][0], &["secret", "version", "since", "by"]);
+    let held = &one["held"][0];
+    assert_eq!((&held["secret"], &held["version"], &held["by"]), (&"a/key".into(), &"1".into(), &"rpc".into()));
+    assert!(held["since"].as_str().unwrap() >= one["opened"].as_str().unwrap());
     assert_eq!((&one["pid"], &one["form"]), (&std::process::id().into(), &"stream".into()));
 
     // For people the same, and no value anywhere.

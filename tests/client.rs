@@ -319,7 +319,9 @@ async fn a_new_version_that_a_limit_keeps_back_is_fetched_when_it_may_be() {
     let tool = Host::tool("tool", OWN, &["one/key"]) + "limits = { per-minute = 60 }\n";
     host.configure("", &format!("{source}{}{tool}", Host::secrets(&["one/key"])));
     let _daemon = host.start();
-    let session = host.client().session("tool").secret("one/key").open().await.unwrap();
+    // With no time to wait.
+    let hasty = host.client().timeout(Duration::from_millis(400));
+    let session = hasty.session("tool").secret("one/key").open().await.unwrap();
     get(&session, "one/key").await;
     // All that a minute allows.
     while session.fetch("one/key").await.is_ok() {}

@@ -299,7 +299,7 @@ async fn what_was_found_is_counted_and_told() {
     // In order: what follows is answered when they are dealt with.
     raw.secret(1, "a/key").await;
     let log = log(&host);
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("a value was found in what the tool wrote")).collect();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("a value was found where none should be")).collect();
     assert_eq!(lines.len(), 3, "{log}");
     for part in
         ["WARN", "tool=it", "secret=a/key", "version=1", "channel=\"stdout\"", "encoding=\"base64\"", "count=3", "stopped=false"]
@@ -393,7 +393,7 @@ async fn the_log_says_which_program_and_no_more() {
 /// Has a text cleaned that comes in these pieces.
 async fn redact(host: &Host, session: &str, pieces: &[&str]) -> Result<Vec<RedactResponse>, Status> {
     let mut requests: Vec<_> =
-        pieces.iter().map(|piece| RedactRequest { session: String::new(), text: piece.as_bytes().to_vec() }).collect();
+        pieces.iter().map(|piece| RedactRequest { text: piece.as_bytes().to_vec(), ..RedactRequest::default() }).collect();
     requests[0].session = session.into();
     let mut answers = raw::broker(&host.tools_socket()).await.redact(tokio_stream::iter(requests)).await?.into_inner();
     let mut all = Vec::new();
@@ -443,7 +443,7 @@ async fn only_an_open_session_of_its_own_has_a_text_cleaned() {
     let mut broker = raw::broker(&host.tools_socket()).await;
     let session = raw::open_unary(&mut broker, "it", &["a/key"]).await.unwrap().session;
     let status = {
-        let again = |text: &str| RedactRequest { session: session.clone(), text: text.into() };
+        let again = |text: &str| RedactRequest { session: session.clone(), text: text.into(), ..RedactRequest::default() };
         let mut answers = broker.redact(tokio_stream::iter([again("a\n"), again("b\n")])).await.unwrap().into_inner();
         assert_eq!(answers.message().await.unwrap().unwrap().text, b"a\n");
         answers.message().await.err().unwrap()
@@ -471,7 +471,7 @@ async fn texts_that_never_end_do_not_pile_up() {
     let mut open = Vec::new();
     let limited = loop {
         let (up, requests) = tokio::sync::mpsc::channel(1);
-        up.send(RedactRequest { session: session.clone(), text: b"begun\nno end".to_vec() }).await.unwrap();
+        up.send(RedactRequest { session: session.clone(), text: b"begun\nno end".to_vec(), shapes: false }).await.unwrap();
         match broker.redact(tokio_stream::wrappers::ReceiverStream::new(requests)).await {
             Ok(answers) => {
                 let mut answers = answers.into_inner();

@@ -3,16 +3,19 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// In the order of a secret's path. `proto` is the contract's words, generated.
-const ORDER: [&str; 20] = [
-    "proto", "secret", "name", "measure", "peer", "redact", "source", "limits", "policy", "store", "refresh", "session",
-    "broker", "attest", "delivery", "config", "daemon", "client", "run", "cli",
+const ORDER: [&str; 23] = [
+    "proto", "secret", "name", "measure", "peer", "redact", "source", "limits", "audit", "policy", "store", "refresh", "session",
+    "alarm", "broker", "attest", "delivery", "config", "blast", "daemon", "client", "run", "cli",
 ];
 
 /// A module, and what it must never import however high that stands.
-const NEVER: [(&str, &[&str]); 5] = [
+const NEVER: [(&str, &[&str]); 8] = [
     ("policy", &["secret", "store", "source"]),
     ("limits", &["secret", "store", "source"]),
+    ("audit", &["secret", "redact", "store", "source"]),
     ("session", &["secret", "store", "source"]),
+    ("alarm", &["secret", "store"]),
+    ("blast", &["secret", "store", "source", "refresh", "session", "broker", "attest", "delivery"]),
     ("run", &["store", "source", "policy", "session", "broker", "attest", "delivery", "config", "daemon", "refresh", "limits"]),
     (
         "client",

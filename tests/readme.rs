@@ -7,6 +7,18 @@ fn read(path: &str) -> String {
     fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
+/// Every page that a user reads.
+fn pages() -> Vec<String> {
+    let root = env!("CARGO_MANIFEST_DIR");
+    let names = |folder: &str| {
+        let entries = fs::read_dir(format!("{root}/{folder}")).unwrap();
+        entries.map(|entry| format!("{folder}{}", entry.unwrap().file_name().to_str().unwrap())).collect::<Vec<_>>()
+    };
+    let pages: Vec<_> = names("").into_iter().chain(names("docs/")).filter(|name| name.ends_with(".md")).collect();
+    assert!(pages.len() > 8, "{pages:?}");
+    pages
+}
+
 /// What stands in code, fenced or within a line.
 fn code(markdown: &str) -> String {
     let mut fenced = false;
@@ -77,14 +89,12 @@ fn every_command_that_the_pages_name_is_there() {
     let help = String::from_utf8(help.stdout).unwrap();
     let commands: Vec<_> = help.lines().filter_map(|line| line.strip_prefix("  ")?.split(' ').next()).collect();
     let mut seen = 0;
-    for page in
-        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "docs/errors.md", "docs/metrics.md", "docs/systemd.md"]
-    {
-        let code = code(&read(page));
+    for page in pages() {
+        let code = code(&read(&page));
         for (at, word) in code.match_indices("valetkey ") {
             let before = code[..at].chars().next_back();
-            let command: String = code[at + word.len()..].chars().take_while(|c| c.is_ascii_lowercase()).collect();
-            if before.is_none_or(|c| c.is_whitespace() || c == '(') && !command.is_empty() {
+            let command: String = code[at + word.len()..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+            if before.is_none_or(|c| c.is_whitespace() || c == '(') && !command.is_empty() && !command.starts_with('-') {
                 assert!(commands.contains(&command.as_str()), "{page} names `valetkey {command}`");
                 seen += 1;
             }
@@ -95,10 +105,8 @@ fn every_command_that_the_pages_name_is_there() {
 
 #[test]
 fn every_link_leads_to_a_file() {
-    for page in
-        ["README.md", "ARCHITECTURE.md", "SECURITY.md", "CHANGELOG.md", "docs/errors.md", "docs/metrics.md", "docs/systemd.md"]
-    {
-        let text = read(page);
+    for page in pages() {
+        let text = read(&page);
         let folder = page.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
         for link in links.filter(|link| !link.contains("://") && !link.starts_with('#')) {
@@ -139,5 +147,17 @@ fn the_errors_page_has_every_reason() {
     let words = refusals.split("=> \"").skip(1).filter_map(|rest| rest.split_once('"')).map(|(word, _)| word);
     for word in words.filter(|word| word.chars().all(|c| c.is_ascii_uppercase() || c == '_')) {
         assert!(page.contains(&format!("| `{word}` |")), "docs/errors.md leaves {word} out");
+    }
+}
+
+#[test]
+fn the_blast_radius_page_has_every_finding() {
+    let page = read("docs/blast-radius.md");
+    for rule in valetkey::blast::RULES {
+        assert!(
+            page.contains(&format!("| `{}` | {} | {} |", rule.id, rule.name, rule.level)),
+            "{} is not as the page says",
+            rule.id
+        );
     }
 }

@@ -263,3 +263,83 @@ fn bytes_that_are_no_text_pass_as_they_are() {
     let output = run(&host, &["--variable", "API_KEY"], &[("API_KEY", KEY)], &bytes);
     assert!(output.status.success() && output.stdout == bytes);
 }
+
+/// Put together here: a scanner of repositories would take it for a real one.
+fn github_token() -> String {
+    format!("ghp_{}", "aB3dE5gH7jK9".repeat(3))
+}
+
+/// The block of a private key, in four lines.
+fn private_key() -> String {
+    let body = format!("{}\n", "aB3dE5gH7jK9mN1p".repeat(4)).repeat(2);
+    format!("-----BEGIN PRIVATE KEY-----\n{body}-----END PRIVATE KEY-----")
+}
+
+#[test]
+fn shapes_are_taken_out_where_that_is_asked_for() {
+    let (host, _daemon) = host();
+    let input = format!("key={KEY}\ntoken {}\n{}\nend\n", github_token(), private_key());
+    let clean = "key=[redacted:a/key]\ntoken [redacted:shape/github-token]\n[redacted:shape/private-key]\nend\n";
+    let (admin, tools) = (admin(&host), tools(&host));
+    host.seal(&[("a/key", KEY.as_bytes())]);
+    let (sealed, identity) = (host.path("secrets.sealed"), host.path("identity.key"));
+    for arguments in [
+        &["--socket", &admin][..],
+        &["--tool", "it", "--secret", "a/key", "--socket", &tools],
+        &["--sealed", sealed.to_str().unwrap(), "--identity", identity.to_str().unwrap()],
+    ] {
+        let with = [&["--shapes"], arguments].concat();
+        let (code, stdout, stderr) = out(&run(&host, &with, &[], input.as_bytes()));
+        assert_eq!((code, stdout.as_str(), stderr.as_str()), (Some(0), clean, ""), "{arguments:?}");
+        let (code, _, stderr) = out(&run(&host, &[&["--check"], &with[..]].concat(), &[], input.as_bytes()));
+        let told = "SECRET              FORM   TIMES  LINES\n\
+            a/key               raw    1      1\nshape/github-token  shape  1      2\nshape/private-key   shape  1      3\n";
+        assert_eq!((code, stderr.as_str()), (Some(3), told), "{arguments:?}");
+        let (_, stdout, _) = out(&run(&host, arguments, &[], input.as_bytes()));
+        assert!(stdout.contains(&github_token()), "they are not asked for");
+    }
+    assert!(host.log().contains("encoding=\"shape\"") && !host.log().contains("shape/"), "a shape is no secret: {}", host.log());
+}
+
+#[test]
+fn shapes_alone_need_no_daemon() {
+    let host = Host::new();
+    let input = format!("key={KEY}\n{}\n", github_token());
+    let (code, stdout, stderr) = out(&run(&host, &["--shapes=only"], &[], input.as_bytes()));
+    assert_eq!((code, stdout, stderr.as_str()), (Some(0), format!("key={KEY}\n[redacted:shape/github-token]\n"), ""));
+    let (code, stdout, _) = out(&run(&host, &["--check", "--json", "--shapes=only"], &[], input.as_bytes()));
+    let found: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(code, Some(3));
+    assert_eq!(
+        found["found"],
+        serde_json::json!([{ "secret": "shape/github-token", "form": "shape", "count": 1, "lines": [2] }])
+    );
+    assert_eq!(out(&run(&host, &["--check", "--shapes=only"], &[], b"clean\n")).0, Some(0));
+    let (code, _, stderr) = out(&run(&host, &["--shapes=only", "--variable", "X"], &[("X", KEY)], b"x"));
+    assert!(code == Some(2) && stderr.contains("--shapes"), "{stderr}");
+}
+
+#[test]
+fn base64_that_is_broken_into_lines_is_found() {
+    let host = Host::new();
+    let encoded = base64(&format!("{}{KEY}{}", "x".repeat(40), "y".repeat(60)));
+    let wrapped: Vec<_> = encoded.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let (code, stdout, _) = out(&run(&host, &["--variable", "API_KEY"], &[("API_KEY", KEY)], wrapped.join("\n").as_bytes()));
+    let inner = &base64(&format!("{}{KEY}", "x".repeat(42)))[60..80];
+    assert!(code == Some(0) && stdout.contains("[redacted:API_KEY]"), "{stdout}");
+    assert!(!stdout.replace('\n', "").contains(&inner[..10]), "{stdout}");
+}
+
+#[test]
+fn a_canary_within_a_longer_value_raises_the_alarm() {
+    let host = Host::new();
+    let around = format!("around-{DECOY}-around");
+    let source = host.seal(&[("a/key", around.as_bytes()), ("a/decoy", DECOY.as_bytes())]);
+    let secrets = Host::secrets(&["a/key", "a/decoy"]) + "canary = true\n";
+    host.configure("", &format!("{source}{secrets}{}", Host::tool("it", 0, &["a/key", "a/decoy"])));
+    let _daemon = host.start();
+    let (_, stdout, _) = out(&run(&host, &["--socket", &admin(&host)], &[], format!("got {around} here\n").as_bytes()));
+    assert_eq!(stdout, "got [redacted:a/key] here\n");
+    let alarm = |log: &str| log.lines().any(|line| line.contains("CANARY") && line.contains("a/decoy"));
+    assert!(alarm(&host.log()), "{}", host.log());
+}

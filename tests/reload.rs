@@ -56,6 +56,17 @@ async fn revoked(raw: &mut Raw) -> (Reason, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_mistakes_are_told_as_far_as_an_answer_goes() {
+    let host = host(&["a/key"]);
+    let _daemon = host.start();
+    let mistakes: String = (0..100).map(|n| format!("[tool.t{n}]\nrun-as = {{ user = \"no-such-user\" }}\n")).collect();
+    host.write("valetkey.toml", &mistakes);
+    let (code, said) = reload(&host);
+    assert!(code == 1 && said.contains("valetkey.toml:2: error") && said.contains("more: the daemon's log"), "{said}");
+    assert!(!said.contains("warning") && host.log().contains("[tool.t99]"), "all of it is in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bad_file_changes_nothing_and_says_so() {
     let host = host(&["a/key"]);
     let daemon = host.start();

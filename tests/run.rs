@@ -231,6 +231,41 @@ fn a_canary_raises_the_alarm() {
 }
 
 #[test]
+fn a_canary_within_a_longer_value_raises_the_alarm_too() {
+    let (host, _daemon) = host(&format!("{ENV}secrets.\"a/decoy\" = {{ env = \"DECOY\" }}\n"));
+    seal(&host, &format!("around-{}-around", marker(9)));
+    let out = sh(&host, "echo \"{\\\"a\\\":\\\"$A_KEY\\\"}\"; printf %s $A_KEY >&2");
+    assert_eq!((text(&out.stdout).as_str(), text(&out.stderr).as_str()), ("{\"a\":\"[redacted:a/key]\"}\n", "[redacted:a/key]"));
+    let log = host.log();
+    for channel in ["stdout", "stderr"] {
+        let alarm = |line: &str| line.contains("CANARY") && line.contains("a/decoy") && line.contains(channel);
+        assert!(log.lines().any(alarm), "{channel}: {log}");
+    }
+}
+
+#[test]
+fn what_a_program_takes_out_of_a_value_is_taken_out_by_itself() {
+    let (host, _daemon) = host(ENV);
+    let password = format!("{}+&@", marker(4));
+    let encoded = password.replace('+', "%2B").replace('&', "%26").replace('@', "%40");
+    for (value, print) in [
+        (
+            format!("postgres://app:{encoded}@db.internal.example:5432/app"),
+            "urllib.parse.unquote(urllib.parse.urlsplit(v).password)",
+        ),
+        (format!("postgres://app:{encoded}@db.internal.example:5432/app"), "urllib.parse.urlsplit(v).password"),
+        (format!("Server=db.example;User Id=app;Password={password};Encrypt=True"), "v.split('Password=')[1].split(';')[0]"),
+        (format!("Authorization: Bearer {password}"), "v.split()[-1]"),
+        (format!("{{\"user\":\"app\",\"nested\":{{\"password\":\"{password}\"}}}}"), "json.loads(v)['nested']['password']"),
+    ] {
+        seal(&host, &value);
+        let script = format!("import json, os, urllib.parse; v = os.environ['A_KEY']; print('it is', {print})");
+        let out = run(&host, &["python3", "-c", &script]);
+        assert_eq!(text(&out.stdout), "it is [redacted:a/key]\n", "{print}: {}", text(&out.stderr));
+    }
+}
+
+#[test]
 fn the_first_find_can_stop_the_tool() {
     let (host, _daemon) = host(&format!("{ENV}on-redaction = \"stop\"\n"));
     let mut launched = Launched::start(&host, "echo before; read line; echo \"leak $A_KEY\"; sleep 60; echo after");
@@ -242,6 +277,9 @@ fn the_first_find_can_stop_the_tool() {
     assert_eq!(code, Some(137), "{rest}");
     assert!(!rest.contains("leak") && rest.contains("on-redaction"), "nothing of that text passes: {rest}");
     assert!(host.log().contains("stopped=true"));
+    // One that has ended before it can be killed has not succeeded.
+    let out = sh(&host, "echo \"leak $A_KEY\"");
+    assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(137), ""));
 }
 
 #[test]

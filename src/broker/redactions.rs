@@ -1,4 +1,4 @@
-//! Values that turned up where they should not be: counted exactly, and told to the log without letting a flood fill it.
+//! Values that turned up where they should not be: counted exactly, and told without letting a flood fill the log.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +8,11 @@ use std::{
 
 use tracing::{error, warn};
 
-use crate::name::{SecretName, SessionId, ToolName, Version};
+use super::events::{LONGEST_SILENCE, SHORTEST_SILENCE};
+use crate::{
+    limits::{Repeats, Told},
+    name::{SecretName, SessionId, ToolName, Version},
+};
 
 /// Where a value was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +22,8 @@ pub enum Channel {
     Terminal,
     /// A text that somebody gave to the daemon to clean.
     Text,
+    /// The daemon's own log.
+    Log,
 }
 
 impl Channel {
@@ -28,6 +34,7 @@ impl Channel {
             Self::Stderr => "stderr",
             Self::Terminal => "terminal",
             Self::Text => "text",
+            Self::Log => "log",
         }
     }
 }
@@ -35,7 +42,7 @@ impl Channel {
 /// What counts together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Kind {
-    /// `None`: an operator's text.
+    /// `None`: an operator's text, or the daemon's own log.
     pub tool: Option<ToolName>,
     /// `None`: the shape of a key, which is no secret of ours.
     pub secret: Option<SecretName>,
@@ -50,76 +57,59 @@ pub struct Find {
     pub kind: Kind,
     pub session: Option<SessionId>,
     pub version: Option<Version>,
-    pub count: u64,
     /// The tool is stopped for it.
     pub stopped: bool,
     /// Nobody uses this secret: something has leaked.
     pub canary: bool,
 }
 
-/// After the first of a kind, one line in this time tells of all that came since.
-const QUIET: Duration = Duration::from_secs(10);
+pub struct Redactions(Mutex<Repeats<Kind, Find>>);
 
-#[derive(Default)]
-pub struct Redactions {
-    seen: Mutex<BTreeMap<Kind, Seen>>,
-}
-
-struct Seen {
-    total: u64,
-    said_at: Duration,
-    /// What no line has told of yet.
-    unsaid: Option<Find>,
+impl Default for Redactions {
+    /// There are no more kinds than configuration has names.
+    fn default() -> Self {
+        Self(Mutex::new(Repeats::new(SHORTEST_SILENCE, LONGEST_SILENCE, usize::MAX)))
+    }
 }
 
 impl Redactions {
-    /// Counts a find, and tells of it: the first of its kind at once. `now` is any monotonic time since a fixed point.
-    pub fn add(&self, find: Find, now: Duration) {
-        let mut seen = self.lock();
-        let Some(known) = seen.get_mut(&find.kind) else {
-            seen.insert(find.kind.clone(), Seen { total: find.count, said_at: now, unsaid: None });
-            drop(seen);
-            return say(&find, find.count);
+    /// Counts finds, and answers what is to be told. `now` is any monotonic time since a fixed point.
+    pub fn add(&self, find: &Find, count: u64, now: Duration) -> Option<Told<Find>> {
+        let merge = |latest: &mut Find| {
+            let stopped = latest.stopped || find.stopped;
+            *latest = Find { stopped, ..find.clone() };
         };
-        known.total = known.total.saturating_add(find.count);
-        let before = known.unsaid.take();
-        let (count, stopped) = before.map_or((0, false), |before| (before.count, before.stopped));
-        known.unsaid = Some(Find { count: count.saturating_add(find.count), stopped: stopped || find.stopped, ..find });
-        let due = known.due(now);
-        drop(seen);
-        due.into_iter().for_each(|(find, total)| say(&find, total));
+        self.lock().add(&find.kind, count, now, || find.clone(), merge)
     }
 
-    /// Tells of what has waited long enough.
-    pub fn tell_due(&self, now: Duration) {
-        let due: Vec<_> = self.lock().values_mut().filter_map(|known| known.due(now)).collect();
-        due.iter().for_each(|(find, total)| say(find, *total));
+    /// What has waited long enough.
+    pub fn due(&self, now: Duration) -> Vec<Told<Find>> {
+        self.lock().due(now)
+    }
+
+    /// All that waits.
+    pub fn finish(&self) -> Vec<Told<Find>> {
+        self.lock().finish()
     }
 
     /// Exact, by kind, since the daemon started.
     pub fn totals(&self) -> BTreeMap<Kind, u64> {
-        self.lock().iter().map(|(kind, seen)| (kind.clone(), seen.total)).collect()
+        self.lock().totals()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Seen {
-    fn due(&mut self, now: Duration) -> Option<(Find, u64)> {
-        if now.saturating_sub(self.said_at) < QUIET {
-            return None;
-        }
-        let find = self.unsaid.take()?;
-        self.said_at = now;
-        Some((find, self.total))
+    fn lock(&self) -> MutexGuard<'_, Repeats<Kind, Find>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The event, in one place: these are its words and its fields. Names and fixed words alone; a version is a source's own word for it.
-fn say(find: &Find, total: u64) {
-    let Find { kind: Kind { tool, secret, channel, encoding }, session, version, count, stopped, canary } = find;
+/// The line of the log. Names and fixed words alone; a version is a source's own word for it.
+pub fn log(told: &Told<Find>) {
+    let Told {
+        event: Find { kind: Kind { tool, secret, channel, encoding }, session, version, stopped, canary },
+        count,
+        total,
+        ..
+    } = told;
     let tool = tool.as_ref().map_or("-", |tool| tool.as_str());
     let secret = secret.as_ref().map_or("-", |secret| secret.as_str());
     let session = session.map_or_else(|| "-".into(), |session| session.to_string());
@@ -131,7 +121,7 @@ fn say(find: &Find, total: u64) {
             "CANARY: a secret that nobody uses was found: something has leaked"
         );
     } else {
-        warn!(%tool, %session, %secret, %version, channel, encoding, count, total, stopped, "a value was found in what the tool wrote");
+        warn!(%tool, %session, %secret, %version, channel, encoding, count, total, stopped, "a value was found where none should be");
     }
 }
 
@@ -161,14 +151,22 @@ mod tests {
         }
     }
 
-    fn find(secret: &str, count: u64) -> Find {
+    fn find(secret: &str) -> Find {
         let kind = Kind {
             tool: Some("server".parse().unwrap()),
             secret: Some(secret.parse().unwrap()),
             channel: Channel::Stdout,
             encoding: "raw",
         };
-        Find { kind, session: None, version: Some(Version::from(3)), count, stopped: false, canary: secret == "decoy" }
+        Find { kind, session: None, version: Some(Version::from(3)), stopped: false, canary: secret == "decoy" }
+    }
+
+    fn add(redactions: &Redactions, find: &Find, count: u64, now: Duration) {
+        redactions.add(find, count, now).iter().for_each(log);
+    }
+
+    fn tell_due(redactions: &Redactions, now: Duration) {
+        redactions.due(now).iter().for_each(log);
     }
 
     /// The log's lines of what `happens` does.
@@ -183,12 +181,12 @@ mod tests {
     fn the_first_is_told_at_once_and_a_flood_in_one_line() {
         let at = Duration::from_secs;
         let told = lines(|redactions| {
-            redactions.add(find("a", 1), at(100));
-            (0..5000).for_each(|_| redactions.add(find("a", 2), at(101)));
-            redactions.tell_due(at(109));
-            redactions.tell_due(at(110));
-            redactions.tell_due(at(130));
-            redactions.add(find("a", 7), at(131));
+            add(redactions, &find("a"), 1, at(100));
+            (0..5000).for_each(|_| add(redactions, &find("a"), 2, at(101)));
+            tell_due(redactions, at(109));
+            tell_due(redactions, at(110));
+            tell_due(redactions, at(130));
+            add(redactions, &find("a"), 7, at(131));
             assert_eq!(redactions.totals().into_values().collect::<Vec<_>>(), [10_008]);
         });
         let counts: Vec<_> = told.iter().map(|line| line.split("count=").nth(1).unwrap().split(' ').next().unwrap()).collect();
@@ -200,7 +198,7 @@ mod tests {
     fn another_kind_has_its_own_first_line_and_a_canary_its_own_word() {
         let told = lines(|redactions| {
             for secret in ["a", "b", "decoy"] {
-                redactions.add(find(secret, 1), Duration::ZERO);
+                add(redactions, &find(secret), 1, Duration::ZERO);
             }
         });
         assert_eq!(told.len(), 3, "{told:#?}");
@@ -210,10 +208,10 @@ mod tests {
     #[test]
     fn that_a_tool_is_stopped_is_not_lost_in_a_summary() {
         let told = lines(|redactions| {
-            redactions.add(find("a", 1), Duration::ZERO);
-            redactions.add(Find { stopped: true, ..find("a", 1) }, Duration::from_secs(1));
-            redactions.add(find("a", 1), Duration::from_secs(2));
-            redactions.tell_due(Duration::from_secs(20));
+            add(redactions, &find("a"), 1, Duration::ZERO);
+            add(redactions, &Find { stopped: true, ..find("a") }, 1, Duration::from_secs(1));
+            add(redactions, &find("a"), 1, Duration::from_secs(2));
+            tell_due(redactions, Duration::from_secs(20));
         });
         assert!(told[1].contains("stopped=true") && told[1].contains("count=2"), "{told:#?}");
     }

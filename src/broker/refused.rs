@@ -3,7 +3,11 @@
 
 use std::time::Duration;
 
-use crate::{name::SecretName, session::End};
+use crate::{
+    limits::{Limit, Over, Reached, Whose},
+    name::SecretName,
+    session::{End, Session},
+};
 
 /// Stable reasons; the same set as `valetkey.v1.Reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +23,7 @@ pub enum Reason {
     ShuttingDown,
     NotReady,
     CommandNotAllowed,
+    AuditUnavailable,
 }
 
 /// A refusal in the tool's words.
@@ -29,15 +34,73 @@ pub struct Refused {
     pub message: String,
     /// Set where trying again can help.
     pub retry_after: Option<Duration>,
+    /// Which limit it was, for [`Reason::LimitReached`].
+    pub limit: Option<Reached>,
+    pub(super) why: Why,
+}
+
+/// What the operator is told beside it, and the tool is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Why {
+    pub text: String,
+    /// The secret that it was about, where configuration has one of that name.
+    pub secret: Option<SecretName>,
+}
+
+impl Reason {
+    /// Its name in the contract, without the prefix: in errors, records, alarms and metrics alike.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::ToolNotAllowed => "TOOL_NOT_ALLOWED",
+            Self::ScopeNotAllowed => "SCOPE_NOT_ALLOWED",
+            Self::OutsideScope => "OUTSIDE_SCOPE",
+            Self::PeerChanged => "PEER_CHANGED",
+            Self::SecretUnavailable => "SECRET_UNAVAILABLE",
+            Self::LimitReached => "LIMIT_REACHED",
+            Self::SessionNotOpen => "SESSION_NOT_OPEN",
+            Self::BadRequest => "BAD_REQUEST",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::NotReady => "NOT_READY",
+            Self::CommandNotAllowed => "COMMAND_NOT_ALLOWED",
+            Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+        }
+    }
+
+    /// Did policy say no?
+    pub(super) fn is_denial(self) -> bool {
+        match self {
+            Self::ToolNotAllowed | Self::ScopeNotAllowed | Self::OutsideScope | Self::PeerChanged | Self::CommandNotAllowed => {
+                true
+            }
+            Self::SecretUnavailable
+            | Self::LimitReached
+            | Self::SessionNotOpen
+            | Self::BadRequest
+            | Self::ShuttingDown
+            | Self::NotReady
+            | Self::AuditUnavailable => false,
+        }
+    }
 }
 
 impl Refused {
-    fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), retry_after: None }
+    pub(super) fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), retry_after: None, limit: None, why: Why::default() }
     }
 
-    pub(super) fn bad_request(message: String) -> Self {
+    /// With what the operator is told.
+    pub(super) fn because(self, text: impl Into<String>, secret: Option<SecretName>) -> Self {
+        Self { why: Why { text: text.into(), secret }, ..self }
+    }
+
+    /// A request that makes no sense.
+    pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(Reason::BadRequest, message)
+    }
+
+    /// A secret of an open session has no value any more.
+    pub fn withdrawn(secret: &SecretName) -> Self {
+        Self::new(Reason::SecretUnavailable, format!("{secret} was withdrawn: stop using it"))
     }
 
     pub(super) fn changed() -> Self {
@@ -53,17 +116,22 @@ impl Refused {
         Self { retry_after: Some(Duration::from_secs(5)), ..Self::new(Reason::SecretUnavailable, message) }
     }
 
-    pub(super) fn limit(what: &str, retry_after: Option<Duration>) -> Self {
-        let advice = if retry_after.is_some() { "wait and try again" } else { "open a new session" };
-        Self { retry_after, ..Self::new(Reason::LimitReached, format!("the limit on {what} is reached: {advice}")) }
+    /// Over a limit. `retry_after` where waiting helps; where it does not, `advice` says what does.
+    pub(super) fn limit(reached: Reached, retry_after: Option<Duration>, advice: &str) -> Self {
+        let advice = if retry_after.is_some() { "wait and try again" } else { advice };
+        let message = format!("{reached} is reached: {advice}");
+        Self { retry_after, limit: Some(reached), ..Self::new(Reason::LimitReached, message) }
     }
 
-    /// More than would pass at any time: waiting does not help.
-    pub(super) fn too_many_at_once(most: u64) -> Self {
-        Self::new(
-            Reason::LimitReached,
-            format!("this tool may have {most} secrets in one call at the most: ask for fewer at once"),
-        )
+    /// Over a rate.
+    pub(super) fn over(over: Over) -> Self {
+        Self::limit(over.reached, over.wait, "so many never pass at once, ask for fewer in one call")
+    }
+
+    /// The daemon stops.
+    pub fn shutting_down() -> Self {
+        let message = "the daemon is stopping: connect again";
+        Self { retry_after: Some(Duration::from_millis(500)), ..Self::new(Reason::ShuttingDown, message) }
     }
 
     pub(super) fn not_ready() -> Self {
@@ -71,13 +139,21 @@ impl Refused {
         Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(Reason::NotReady, message) }
     }
 
+    /// What must be on record before it happens cannot be put there.
+    pub(super) fn audit_unavailable() -> Self {
+        let message = "the audit log cannot be written, so nothing is handed out; the operator can see why with: valetkey status";
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(Reason::AuditUnavailable, message) }
+    }
+
     /// The session ended under the tool.
-    pub fn ended(end: End) -> Self {
+    pub fn ended(session: &Session, end: End) -> Self {
         match end {
-            End::ShuttingDown => Self {
-                retry_after: Some(Duration::from_millis(500)),
-                ..Self::new(Reason::ShuttingDown, "the daemon is stopping: connect again")
-            },
+            End::LifetimeReached => {
+                let value = session.lifetime.as_secs();
+                let reached = Reached { limit: Limit::SessionLifetime, of: Whose::Tool, value };
+                Self::limit(reached, None, "open a new session")
+            }
+            End::ShuttingDown => Self::shutting_down(),
             End::Revoked => Self::new(Reason::SessionNotOpen, "an operator revoked this session"),
             End::PolicyChanged => Self::new(Reason::ScopeNotAllowed, "policy changed, and no longer allows this session"),
             End::Expired => Self::new(Reason::SessionNotOpen, "the session was not renewed in time: open a new one"),

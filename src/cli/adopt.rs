@@ -38,7 +38,8 @@ use crate::daemon;
 #[command(
     after_help = "The values go into the sealed file, each server gets a file in tools.d/, and the client starts `valetkey run SERVER` \
     from then on. No value is printed, in no diff either. The way back is kept sealed: --undo restores the file byte for byte.\n\n\
-    With --dry-run the exit code is 3 where there is something to adopt, 0 where there is nothing.\n\n\
+    With --dry-run the exit code is 3 where there is something to adopt, or a secret that has to stay in plain text; 0 where there is no \
+    secret.\n\n\
     Examples:\n  valetkey adopt --dry-run .mcp.json                     what would change, as a diff\n  \
     valetkey adopt ~/.cursor/mcp.json\n  \
     valetkey adopt .vscode/mcp.json --only github\n  \
@@ -128,7 +129,7 @@ pub fn run(args: &Args) -> Outcome {
         }
     }
     report::print_json(mode, &reports)?;
-    let found = reports.iter().any(FileReport::adopts);
+    let found = reports.iter().any(FileReport::holds_secrets);
     if args.dry_run && found { Err(Failure::silent(DENIED)) } else { Ok(()) }
 }
 

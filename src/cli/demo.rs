@@ -150,7 +150,7 @@ impl Stage {
             )
         };
         format!(
-            "[daemon]\nrun-dir = \"{dir}/run\"\nlog-level = \"warn\"\n\n\
+            "[daemon]\nrun-dir = \"{dir}/run\"\nlog-level = \"warn\"\n\n[audit]\ndirectory = \"{dir}/state/audit\"\n\n\
              [source.sealed]\nkind = \"sealed-file\"\nfile = \"{dir}/secrets.sealed\"\nidentity-file = \"{dir}/identity.key\"\n\n{}{}{}",
             secret("weather/api-key", "api.weather.example"),
             secret("mail/smtp-password", "smtp.example.com"),

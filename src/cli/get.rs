@@ -47,6 +47,9 @@ pub fn failure(error: &Error) -> Failure {
         Error::Denied { .. } => (DENIED, "an operator can ask: valetkey explain TOOL SECRET"),
         Error::Limited { .. } => (DENIED, "the limit is the tool's `limits` in its policy file"),
         Error::BadRequest(_) => (USAGE, "valetkey tools and valetkey secrets list the names"),
+        Error::NotOnRecord { .. } => {
+            (FAILED, "mend the disk of the audit log; an operator can see what is wrong with: valetkey status")
+        }
         _ => (FAILED, "the daemon's log may say more"),
     };
     Failure::new(code, error.to_string(), hint)

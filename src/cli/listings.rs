@@ -61,6 +61,8 @@ struct Status {
     configured: Option<String>,
     reload_error: Option<String>,
     last_good: Option<LastGood>,
+    /// `null`: it is off.
+    audit: Option<Audit>,
     memory: Memory,
     attestation: String,
     sources: Vec<Source>,
@@ -69,6 +71,14 @@ struct Status {
     sessions: u64,
     handouts: u64,
     denials: u64,
+}
+
+#[derive(Serialize)]
+struct Audit {
+    public_key: String,
+    durability: String,
+    problem: Option<String>,
+    records: u64,
 }
 
 #[derive(Serialize)]
@@ -128,6 +138,12 @@ pub fn status(args: &Args) -> Outcome {
         configured: time(got.configured.as_ref()),
         reload_error: none_if_empty(got.reload_error),
         last_good: got.last_good.map(last_good),
+        audit: got.audit.map(|audit| Audit {
+            public_key: audit.public_key,
+            durability: audit.durability,
+            problem: none_if_empty(audit.problem),
+            records: audit.records,
+        }),
         memory: Memory {
             protection: got.memory_protection,
             lost: none_if_empty(got.memory_protection_lost),
@@ -157,6 +173,21 @@ fn last_good(got: v1::LastGood) -> LastGood {
         problem: none_if_empty(got.problem),
         served: got.served.into_iter().map(served).collect(),
     }
+}
+
+fn audit_lines(audit: Option<&Audit>) -> Vec<String> {
+    let Some(Audit { durability, problem, records, .. }) = audit else {
+        return vec!["audit log      OFF: who is given which secret is on no record".into()];
+    };
+    let mut lines = vec![format!("audit log      {durability}, {records} records since start")];
+    lines.extend(problem.as_ref().map(|problem| {
+        let problem = printable(problem);
+        format!(
+            "               CANNOT BE WRITTEN, so nothing is handed out: {problem}\n               \
+             mend the disk; it is tried again each second"
+        )
+    }));
+    lines
 }
 
 fn last_good_lines(LastGood { file, written, problem, served }: &LastGood) -> Vec<String> {
@@ -204,6 +235,7 @@ fn status_text(status: &Status, uptime: &str) -> String {
     lines.extend(lost.as_ref().map(|lost| format!("               {lost}")));
     lines.extend(status.last_good.iter().flat_map(last_good_lines));
     lines.push(format!("attestation    {}", status.attestation));
+    lines.extend(audit_lines(status.audit.as_ref()));
     lines.push(format!("serving        {} tools, {} secrets, {} sessions", status.tools, status.secrets, status.sessions));
     lines.push(format!("since start    {} hand-outs, {} denials", status.handouts, status.denials));
     lines.join("\n")
@@ -424,6 +456,8 @@ struct Session {
 struct Held {
     secret: String,
     version: String,
+    since: Option<String>,
+    by: String,
 }
 
 #[derive(Serialize)]
@@ -433,6 +467,12 @@ struct Sessions {
 
 pub fn sessions(args: &Args) -> Outcome {
     let got: v1::ListSessionsResponse = ask!(args, list_sessions, v1::ListSessionsRequest {});
+    let held = |held: v1::VersionedSecret| Held {
+        secret: held.name,
+        version: held.version,
+        since: time(held.since.as_ref()),
+        by: held.by,
+    };
     let session = |session: v1::SessionInfo| Session {
         opened: time(session.opened.as_ref()),
         session: session.session,
@@ -444,7 +484,7 @@ pub fn sessions(args: &Args) -> Outcome {
         purpose: none_if_empty(session.purpose),
         form: session.form,
         scope: session.scope,
-        held: session.held.into_iter().map(|held| Held { secret: held.name, version: held.version }).collect(),
+        held: session.held.into_iter().map(held).collect(),
         handouts: session.handouts,
     };
     let sessions = Sessions { sessions: got.sessions.into_iter().map(session).collect() };

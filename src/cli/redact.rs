@@ -42,6 +42,7 @@ use crate::{
     Examples:\n  journalctl -u app | valetkey redact                         all that the daemon holds\n  \
     app 2>&1 | valetkey redact --tool app --secret app/key      as a tool; what it may not have is not named\n  \
     valetkey redact --check --variable API_KEY < build.log      in CI, without a daemon\n  \
+    valetkey redact --check --shapes=only < build.log           whatever looks like a key, without a daemon\n  \
     valetkey redact --check --json --sealed secrets.sealed --identity identity.key < dump.sql"
 )]
 pub struct Args {
@@ -60,6 +61,9 @@ pub struct Args {
     /// What opens the sealed file
     #[arg(long, value_name = "FILE", requires = "sealed")]
     identity: Option<PathBuf>,
+    /// Also take out what has the shape of a well-known kind of key, whoever it belongs to; `only`: nothing else, and without a daemon
+    #[arg(long, value_name = "only", num_args = 0..=1, require_equals = true, default_missing_value = "too")]
+    shapes: Option<Shapes>,
     /// Pass nothing on; say what was found, and fail where anything was
     #[arg(long)]
     check: bool,
@@ -68,6 +72,14 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     socket: AdminSocket,
+}
+
+/// Is what merely looks like a key taken out?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Shapes {
+    #[value(hide = true)]
+    Too,
+    Only,
 }
 
 /// Read in one go. What is there is passed on, be it less.
@@ -80,12 +92,19 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// Filters, or checks.
 pub fn run(args: &Args) -> Outcome {
     let mut result = Sink { check: args.check, found: Found::default() };
-    let skipped = if args.variables.is_empty() && args.sealed.is_none() {
+    let alone = args.shapes == Some(Shapes::Only);
+    if alone && (args.tool.is_some() || args.sealed.is_some() || !args.variables.is_empty()) {
+        return Err(Failure::new(USAGE, "--shapes=only looks for no value", "--shapes, to look for both"));
+    }
+    let skipped = if alone {
+        filter(&Redactor::new()?, args, &mut result)?;
+        Vec::new()
+    } else if args.variables.is_empty() && args.sealed.is_none() {
         block_on(ask_daemon(args, &mut result))??;
         Vec::new()
     } else {
         let (redactor, skipped) = knows(args)?;
-        filter(redactor, &mut result)?;
+        filter(&redactor, args, &mut result)?;
         skipped
     };
     if args.check { conclude(args, &result.found, &skipped) } else { Ok(()) }
@@ -134,8 +153,8 @@ fn knows(args: &Args) -> Result<(Redactor, Vec<String>), Failure> {
     Ok((redactor, skipped))
 }
 
-fn filter(redactor: Redactor, sink: &mut Sink) -> Outcome {
-    let mut lines = Lines::new(redactor, |_| true);
+fn filter(redactor: &Redactor, args: &Args, sink: &mut Sink) -> Outcome {
+    let mut lines = Lines::new(redactor, args.shapes.is_some(), |_| true);
     let mut piece = Zeroizing::new(vec![0; PIECE]);
     loop {
         let length = read(&mut piece)?;
@@ -166,7 +185,7 @@ async fn ask_daemon(args: &Args, sink: &mut Sink) -> Outcome {
     match &args.tool {
         None => {
             let mut admin = remote::admin(&args.socket.path()).await?;
-            let (text, broken) = input(String::new());
+            let (text, broken) = input(String::new(), args.shapes.is_some());
             let answers = admin.redact(text).await.map_err(|status| remote::refused(&status))?;
             take(answers.into_inner(), sink, remote::refused).await?;
             whole(&broken)
@@ -183,7 +202,7 @@ async fn ask_daemon(args: &Args, sink: &mut Sink) -> Outcome {
             let Some(Response::Opened(session)) = first else {
                 return Err(Failure::new(FAILED, "the daemon did not say that the session is open", "is it of another version?"));
             };
-            let (text, broken) = input(session.session);
+            let (text, broken) = input(session.session, args.shapes.is_some());
             let answers = broker.redact(text).await.map_err(|status| refused(&status))?;
             take(answers.into_inner(), sink, refused).await?;
             whole(&broken)
@@ -208,11 +227,11 @@ fn session(tool: &str, secrets: &[String]) -> (mpsc::Sender<SessionRequest>, Rec
 type Broken = Arc<OnceLock<std::io::Error>>;
 
 /// Standard input as requests. A thread reads it, which ends with the process.
-fn input(session: String) -> (ReceiverStream<RedactRequest>, Broken) {
+fn input(session: String, shapes: bool) -> (ReceiverStream<RedactRequest>, Broken) {
     let (send, pieces) = mpsc::channel(AHEAD);
     let broken = Broken::default();
     // First and at once: an input that is silent must not look like a caller that is.
-    let _ = send.try_send(RedactRequest { session, text: Vec::new() });
+    let _ = send.try_send(RedactRequest { session, text: Vec::new(), shapes });
     let problem = broken.clone();
     std::thread::spawn(move || {
         let mut piece = Zeroizing::new(vec![0; PIECE]);
@@ -222,7 +241,7 @@ fn input(session: String) -> (ReceiverStream<RedactRequest>, Broken) {
                 Ok(length) => piece[..length].to_vec(),
                 Err(error) => return drop(problem.set(error)),
             };
-            if send.blocking_send(RedactRequest { session: String::new(), text }).is_err() {
+            if send.blocking_send(RedactRequest { text, ..RedactRequest::default() }).is_err() {
                 return;
             }
         }

@@ -20,12 +20,17 @@ pub enum Error {
     /// Policy does not allow it. `reason` is one of the stable names of `valetkey.v1.Reason`.
     #[error("denied ({reason}): {message}")]
     Denied { reason: String, message: String },
-    /// Over a limit.
+    /// Over a limit: `limit` is the key that sets it in the daemon's configuration (docs/limits.md). Where `retry_after` is set waiting
+    /// helps, and took longer than the call had time.
     #[error("{message}")]
-    Limited { message: String, retry_after: Option<Duration> },
+    Limited { message: String, limit: String, retry_after: Option<Duration> },
     /// It is granted, but there is no value to hand out now.
     #[error("{message}")]
     Unavailable { message: String, retry_after: Option<Duration> },
+    /// The daemon cannot write its audit log, and hands out nothing that is not on record. The client waits for it as long as its
+    /// time-out allows.
+    #[error("{message}")]
+    NotOnRecord { message: String, retry_after: Option<Duration> },
     /// The session has ended.
     #[error("the session has ended: {0}")]
     Ended(String),
@@ -36,6 +41,9 @@ pub enum Error {
     #[error("the broker's answer makes no sense: {0}")]
     BadAnswer(String),
 }
+
+/// The limit that ends a session, and lets another be opened at once.
+const SESSION_LIFETIME: &str = "session-lifetime";
 
 /// Can trying again help?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +60,9 @@ impl Error {
         const SOON: Duration = Duration::from_secs(1);
         match self {
             Self::Unreachable { .. } | Self::TimedOut(_) => Retry::After(SOON),
-            Self::Unavailable { retry_after, .. } => Retry::After(retry_after.unwrap_or(SOON)),
+            Self::Unavailable { retry_after, .. } | Self::NotOnRecord { retry_after, .. } => {
+                Retry::After(retry_after.unwrap_or(SOON))
+            }
             Self::Limited { retry_after, .. } => retry_after.map_or(Retry::Never, Retry::After),
             Self::Denied { .. } | Self::Ended(_) | Self::BadRequest(_) | Self::BadAnswer(_) => Retry::Never,
         }
@@ -60,19 +70,23 @@ impl Error {
 
     pub(super) fn from_failed(failed: &Failed) -> Self {
         let retry_after = failed.retry_after_millis.map(Duration::from_millis);
-        Self::from_reason(failed.reason(), failed.message.clone(), retry_after)
+        let limit = failed.limit.as_ref().map(|reached| reached.limit.clone()).unwrap_or_default();
+        Self::from_reason(failed.reason(), failed.message.clone(), limit, retry_after)
     }
 
-    /// Why the daemon ended the whole session, or `None` where it stops and the next one may have it again.
+    /// Why the daemon ended the whole session, or `None` where another may be opened: the daemon stops, or the session was old.
     pub(super) fn from_revoked(revoked: &Revoked) -> Option<Self> {
         let reason = revoked.reason();
-        (reason != Reason::ShuttingDown).then(|| Self::from_reason(reason, revoked.message.clone(), None))
+        let limit = revoked.limit.as_ref().map(|reached| reached.limit.clone()).unwrap_or_default();
+        let again = reason == Reason::ShuttingDown || limit == SESSION_LIFETIME;
+        (!again).then(|| Self::from_reason(reason, revoked.message.clone(), limit, None))
     }
 
-    fn from_reason(reason: Reason, message: String, retry_after: Option<Duration>) -> Self {
+    fn from_reason(reason: Reason, message: String, limit: String, retry_after: Option<Duration>) -> Self {
         match reason {
-            Reason::LimitReached => Self::Limited { message, retry_after },
+            Reason::LimitReached => Self::Limited { message, limit, retry_after },
             Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady => Self::Unavailable { message, retry_after },
+            Reason::AuditUnavailable => Self::NotOnRecord { message, retry_after },
             Reason::SessionNotOpen => Self::Ended(message),
             Reason::BadRequest => Self::BadRequest(message),
             Reason::Unspecified => Self::BadAnswer(message),
@@ -92,7 +106,8 @@ impl Error {
         let info = status.get_details_error_info()?;
         let reason = Reason::from_str_name(&format!("REASON_{}", info.reason)).unwrap_or_default();
         let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let broken = reason == Reason::ShuttingDown || status.code() == Code::Cancelled;
-        (!broken).then(|| Self::from_reason(reason, status.message().into(), retry_after))
+        let limit = info.metadata.get("limit").cloned().unwrap_or_default();
+        let broken = reason == Reason::ShuttingDown || status.code() == Code::Cancelled || limit == SESSION_LIFETIME;
+        (!broken).then(|| Self::from_reason(reason, status.message().into(), limit, retry_after))
     }
 }

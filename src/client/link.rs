@@ -15,6 +15,7 @@ use tokio::{
 use super::{
     Client, Error, Retry, Secret,
     backoff::Backoff,
+    patience::jittered,
     session::Shared,
     wire::{self, Down, Up},
 };
@@ -199,9 +200,10 @@ impl Link {
     /// Tries again, ever more slowly, until the daemon answers or nobody needs the session any more (`Err(None)`).
     async fn reconnect(&mut self, backoff: &mut Backoff) -> Result<Live, Option<Error>> {
         self.wanted.disconnected();
+        let mut at_least = Duration::ZERO;
         loop {
             let attempt = async {
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.next().max(at_least)).await;
                 // A daemon that stands still takes the connection and never answers.
                 let opening = tokio::time::timeout(self.client.timeout, Live::open(&self.client.socket, &self.open));
                 opening.await.unwrap_or(Err(Error::TimedOut(self.client.timeout)))
@@ -216,7 +218,13 @@ impl Link {
                     return Ok(live.0);
                 }
                 Err(error) if error.retry() == Retry::Never => return Err(Some(error)),
-                Err(error) => self.wanted.shared.set_trouble(Some(error)),
+                Err(error) => {
+                    at_least = match &error {
+                        Error::Limited { retry_after: Some(wait), .. } => jittered(*wait),
+                        _ => Duration::ZERO,
+                    };
+                    self.wanted.shared.set_trouble(Some(error));
+                }
             }
         }
     }
@@ -345,8 +353,8 @@ impl Wanted {
                 self.shared.keep(secret);
             }
             Err(Retry::After(wait)) if self.outdated.contains(name) => {
-                // The wire rounds down to milliseconds, and a wait of none would be a loop.
-                let at = Instant::now() + wait.max(SHORTEST_RETRY);
+                // A wait of none would be a loop.
+                let at = Instant::now() + jittered(wait.max(SHORTEST_RETRY));
                 self.retry_at = Some(self.retry_at.map_or(at, |earlier| earlier.min(at)));
             }
             Err(Retry::Never) if self.outdated.contains(name) => self.withdrawn(name),

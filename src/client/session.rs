@@ -6,12 +6,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     Changes, Client, Error, Secret,
     changes::Watchers,
     link::{self, Ask},
+    patience::patience,
     reports::Reports,
 };
 #[cfg(feature = "run")]
@@ -95,11 +99,20 @@ impl Session {
         // A tool holds a few values, and its limit on locked memory is the usual 8 MiB. Where the program has set up its memory
         // already, that stands.
         let _ = secret::set_up(secret::Settings { first_chunk: 64 * 1024, ..Default::default() });
-        let shared = Arc::new(Shared::default());
-        let (asks, requests) = mpsc::channel(64);
-        let opening = link::start(client, open, shared.clone(), requests);
-        let opened = tokio::time::timeout(client.timeout, opening).await.unwrap_or(Err(Error::TimedOut(client.timeout)))?;
-        Ok((Self(Arc::new(Handle { shared, asks, timeout: client.timeout })), opened))
+        let deadline = Instant::now() + client.timeout;
+        loop {
+            let shared = Arc::new(Shared::default());
+            let (asks, requests) = mpsc::channel(64);
+            let opening = link::start(client, open.clone(), shared.clone(), requests);
+            let opened = tokio::time::timeout_at(deadline, opening).await.unwrap_or(Err(Error::TimedOut(client.timeout)));
+            match opened {
+                Ok(opened) => return Ok((Self(Arc::new(Handle { shared, asks, timeout: client.timeout })), opened)),
+                Err(error) => match patience(&error, deadline) {
+                    Some(wait) => tokio::time::sleep(wait).await,
+                    None => return Err(error),
+                },
+            }
+        }
     }
 
     /// The secret's current version: from this process's memory where it was fetched before (the daemon tells of changes, so it
@@ -125,6 +138,17 @@ impl Session {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn fetch(&self, name: &str) -> Result<Secret, Error> {
+        let deadline = Instant::now() + self.0.timeout;
+        loop {
+            let answer = self.ask(name, deadline).await;
+            match answer.as_ref().err().and_then(|error| patience(error, deadline)) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return answer,
+            }
+        }
+    }
+
+    async fn ask(&self, name: &str, deadline: Instant) -> Result<Secret, Error> {
         let Handle { shared, asks, timeout } = &*self.0;
         let (answer, answered) = oneshot::channel();
         let round = async {
@@ -133,7 +157,7 @@ impl Session {
         };
         // Where there was no connection to ask over, that says more than the time it took to find out.
         let too_late = |_| Err(shared.trouble().unwrap_or(Error::TimedOut(*timeout)));
-        tokio::time::timeout(*timeout, round).await.unwrap_or_else(too_late)
+        tokio::time::timeout_at(deadline, round).await.unwrap_or_else(too_late)
     }
 
     /// New versions from now on, each with the one it replaces. A program that calls [`get`](Self::get) each time needs none.

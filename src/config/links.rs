@@ -26,9 +26,15 @@ pub(super) fn check(
 ) {
     unused(sources, secrets, tools, report);
     one_credential_twice(secrets, report);
+    // Of many launched tools of one user each is told once, as beside the first of them, and not beside every other.
+    let mut firsts = BTreeMap::new();
+    for tool in tools.values().filter(|tool| is_launched(tool)) {
+        let first = firsts.entry(selectors(&tool.run_as)).or_insert_with(|| place(&tool.origin, main));
+        *first = place(&tool.origin, main).min(first.clone());
+    }
     for (name, tool) in tools {
         for (other_name, other) in tools.iter().filter(|(other, _)| *other != name) {
-            one_process_two_tools((name, tool), (other_name, other), main, report);
+            one_process_two_tools((name, tool), (other_name, other), &firsts, main, report);
         }
     }
 }
@@ -74,6 +80,7 @@ fn one_credential_twice(secrets: &Defined<SecretName, SecretSettings>, report: &
 fn one_process_two_tools(
     (name, tool): (&ToolName, &ToolPolicy),
     (other_name, other): (&ToolName, &ToolPolicy),
+    firsts: &BTreeMap<Vec<String>, (bool, Origin)>,
     main: &Path,
     report: &Report,
 ) {
@@ -81,21 +88,21 @@ fn one_process_two_tools(
     if wide.is_empty() || !wide.iter().all(|selector| narrow.contains(selector)) {
         return;
     }
-    let (first, place) = (&other.origin, |origin: &Origin| (*origin.file != *main, origin.clone()));
+    let first = &other.origin;
     if narrow.len() > wide.len() {
         let what = format!("whatever is tool \"{name}\" can also say that it is tool \"{other_name}\" ({first})");
         let instead = format!("a selector for \"{other_name}\" that does not fit \"{name}\"");
         add(report, Severity::Warning, &tool.origin, what, instead);
-    } else if place(first) < place(&tool.origin) && both_launched(tool, other) {
+    } else if place(first, main) < place(&tool.origin, main) && both_launched(tool, other) {
         one_credential_of_two_tools(tool, (other_name, other), report);
-        if !tool.run_as.needs_executable() {
+        if firsts.get(&narrow) == Some(&place(first, main)) && !tool.run_as.needs_executable() {
             let what = format!(
                 "tools \"{other_name}\" ({first}) and \"{name}\" are told apart by `valetkey run` alone: any other program with this `run-as` can be either"
             );
             let instead = "a unit or user of its own for each tool, or exe = \"/usr/bin/valetkey\" in the `run-as` of both";
             add(report, Severity::Warning, &tool.origin, what, instead.into());
         }
-    } else if place(first) < place(&tool.origin) {
+    } else if place(first, main) < place(&tool.origin, main) {
         let what = format!(
             "tools \"{other_name}\" ({first}) and \"{name}\" have the same `run-as`: either can say that it is the other"
         );
@@ -112,13 +119,19 @@ fn one_credential_of_two_tools(tool: &ToolPolicy, (other_name, other): (&ToolNam
     }
 }
 
+/// The main file comes before the others.
+fn place(origin: &Origin, main: &Path) -> (bool, Origin) {
+    (*origin.file != *main, origin.clone())
+}
+
 /// Servers that one user's MCP client starts have that user in common. The launcher keeps them apart: it hands a tool's secrets to that
 /// tool's command.
 fn both_launched(tool: &ToolPolicy, other: &ToolPolicy) -> bool {
-    let launched = |tool: &ToolPolicy| {
-        !tool.launch.command.is_empty() || tool.grants.values().any(|rule| rule.delivery.variable().is_some())
-    };
-    launched(tool) && launched(other)
+    is_launched(tool) && is_launched(other)
+}
+
+fn is_launched(tool: &ToolPolicy) -> bool {
+    !tool.launch.command.is_empty() || tool.grants.values().any(|rule| rule.delivery.variable().is_some())
 }
 
 /// What the kernel compares, without the names that configuration gave to numbers.

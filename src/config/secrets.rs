@@ -36,7 +36,9 @@ pub struct SecretSettings {
     pub environment: Option<String>,
     /// What a holder can get at.
     pub reaches: Vec<Reach>,
-    /// How often it should change. Kept for reports; nothing rotates by itself.
+    /// Sources that a holder can log in to with it, and read whatever they give.
+    pub unlocks: Vec<SourceName>,
+    /// How often it should change. For reports; nothing rotates by itself.
     pub rotate_every: Option<Duration>,
     /// Nobody uses it: where it shows up, something has leaked.
     pub canary: bool,
@@ -51,7 +53,8 @@ pub struct Reach {
 }
 
 /// What a holder may do there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Privilege {
     Read,
     Write,
@@ -78,6 +81,7 @@ pub(super) const KEYS: &[Key] = &[
     key("required", "true"),
     key("environment", "\"prod\""),
     key("reaches", "[{ system = \"api.stripe.com\", privilege = \"write\" }]"),
+    key("unlocks", "[\"prod\"]"),
     key("rotate-every", "\"30d\""),
     key("canary", "true"),
 ];
@@ -119,12 +123,13 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
     let environment =
         section.parsed("environment", |text| if text.len() <= 64 { Ok(text.into()) } else { Err("is longer than 64 bytes") });
     let reaches = reaches(&section);
+    let unlocks = unlocks(&section, sources);
     let rotate_every = section.duration("rotate-every");
     let canary = section.boolean("canary").unwrap_or(false);
-    if canary && section.has("reaches") {
+    for key in ["reaches", "unlocks"].into_iter().filter(|key| canary && section.has(key)) {
         let what =
-            format!("`reaches` in {} has no meaning: a canary opens nothing, or it is a secret like any other", section.title);
-        section.warn(section.line_of("reaches"), what, "canary = true without `reaches`, and a value that opens nothing");
+            format!("`{key}` in {} has no meaning: a canary opens nothing, or it is a secret like any other", section.title);
+        section.warn(section.line_of(key), what, format!("canary = true without `{key}`, and a value that opens nothing"));
     }
     let origin = Origin { file: named.doc.file.clone(), line: named.line };
     Some(SecretSettings {
@@ -137,6 +142,7 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
         required,
         environment,
         reaches,
+        unlocks,
         rotate_every,
         canary,
     })
@@ -213,6 +219,20 @@ fn stage(section: &Section<'_>, source: Option<&SourceSettings>) -> Option<Strin
         return None;
     }
     Some(label)
+}
+
+/// Names of sources. One that is not defined is a mistake: its author would believe that it is on the map.
+fn unlocks(section: &Section<'_>, sources: &Defined<SourceName, SourceSettings>) -> Vec<SourceName> {
+    let named = section.list("unlocks", |text| {
+        text.parse::<SourceName>().map_err(|_| "is not the name of a source: lower-case letters, digits and `._-`, at most 64")
+    });
+    let mut named = named.unwrap_or_default();
+    if sources.complete && named.iter().any(|name| !sources.names.contains_key(name)) {
+        section.reject_for("unlocks", "names a source that is not defined", "the name of a [source.NAME] table of this file");
+    }
+    named.sort();
+    named.dedup();
+    named
 }
 
 fn reaches(section: &Section<'_>) -> Vec<Reach> {

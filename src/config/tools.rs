@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Defined, credential, identity, launch,
+    Defined, credential, identity, launch, limits,
     read::{Key, Named, Section, key},
     secrets::SecretSettings,
     spelling::nearest,
@@ -35,7 +35,6 @@ pub(super) const GRANT_KEYS: &[Key] = &[
     key("fd", "\"STRIPE_SECRET_KEY_FILE\""),
     key("credential", "\"stripe-secret-key\""),
 ];
-pub(super) const LIMITS_KEYS: &[Key] = &[key("per-minute", "600"), key("concurrent", "16"), key("per-session", "10000")];
 
 pub(super) const NAME_RULE: &str = "[tool.billing]: lower-case letters, digits and `._-`, at most 64";
 
@@ -55,18 +54,19 @@ pub(super) fn read(named: &Named<'_, ToolName>, secrets: &Defined<SecretName, Se
     };
     let grants = grants(&section, secrets);
     credential::check_together(&section, &run_as, &grants);
-    let limits = section.section("limits", LIMITS_KEYS, &[]).map(|section| limits(&section)).unwrap_or_default();
+    let limits = section.section("limits", limits::KEYS, &[]).map(|section| limits::of_tool(&section)).unwrap_or_default();
+    check_launched(&section, &grants, &limits);
     let launch = launch::read(&section, &run_as, &grants);
     let origin = Origin { file: named.doc.file.clone(), line: named.line };
     Some(ToolPolicy { description, run_as, grants, limits, launch, origin })
 }
 
-fn limits(section: &Section<'_>) -> Limits {
-    let default = Limits::default();
-    Limits {
-        per_minute: section.count32("per-minute", u32::MAX).unwrap_or(default.per_minute),
-        concurrent: section.count32("concurrent", u32::MAX).unwrap_or(default.concurrent),
-        per_session: section.count("per-session", u64::MAX).unwrap_or(default.per_session),
+/// A launcher has all of them in one session, and nothing of it could ever start.
+fn check_launched(tool: &Section<'_>, grants: &BTreeMap<SecretName, Rule>, limits: &Limits) {
+    let launched = grants.values().filter(|rule| rule.delivery.is_launched()).count();
+    if launched > limits.secrets_per_session as usize {
+        let why = format!("delivers {launched} secrets to one process, which `secrets-per-session` does not allow");
+        tool.reject_for("secrets", why, format!("limits = {{ secrets-per-session = {launched} }}"));
     }
 }
 

@@ -6,9 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use super::places;
 use crate::{
+    alarm::{self, Alarms},
     config::{
-        AwsSettings, Config, FileRef, LastGoodSettings, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings,
+        AlarmSettings, AwsSettings, Config, FileRef, LastGoodSettings, RoleId, SealedFileSettings, SourceSettings, VaultAuth,
+        VaultSettings, WebhookTarget,
     },
     name::SourceName,
     refresh::{LastGood, Plan, Planned},
@@ -61,7 +64,8 @@ impl Captured {
         self.names.iter().any(|name| name == variable)
     }
 
-    fn file(&self, file: &FileRef) -> Result<PathBuf, String> {
+    /// Where a file is that may be a credential of systemd.
+    pub fn file(&self, file: &FileRef) -> Result<PathBuf, String> {
         file.resolve(self.credentials.as_deref()).ok_or_else(|| {
             "it names a systemd credential, and this daemon was given none: add LoadCredential= to its unit, or give a path"
                 .into()
@@ -102,6 +106,28 @@ fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) ->
         }
         SourceSettings::Environment => captured.values.clone(),
     })
+}
+
+/// Starts what watches for alarms, where configuration wants it.
+pub fn alarms(config: &Config, captured: &Captured) -> Result<Option<Arc<Alarms>>, String> {
+    let Some(AlarmSettings { rules, hook, webhook, state_file }) = config.alarm.clone() else { return Ok(None) };
+    let webhook = webhook.map(|WebhookTarget { url, token_file }| {
+        let token_file = token_file.map(|file| captured.file(&file)).transpose()?;
+        Ok::<_, String>(alarm::WebhookSettings { url, token_file })
+    });
+    let state_file = match state_file {
+        Some(file) => file,
+        None => default_state_file().map_err(|error| format!("[alarm]: {}: {error}", places::state_dir().display()))?,
+    };
+    let settings = alarm::Settings { hook, webhook: webhook.transpose()?, state_file: Some(state_file) };
+    Alarms::start(rules, settings).map(Some).map_err(|problem| format!("[alarm]: {problem}"))
+}
+
+fn default_state_file() -> std::io::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let directory = places::state_dir();
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    Ok(directory.join("alarm.json"))
 }
 
 fn say<T>(built: Result<T, crate::source::SourceError>) -> Result<T, String> {

@@ -21,11 +21,13 @@ use super::{
     seen,
 };
 use crate::{
+    blast::Facts,
     broker::Broker,
     config::{self, Config, SourceSettings},
     delivery::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts},
     measure::span,
     name::{SecretName, SourceName},
+    proto::v1,
     refresh::{self, LastGood, Plan, Refreshed, States, Upkeep},
     secret,
     source::{Calls, Source, Working},
@@ -228,20 +230,26 @@ impl Operations {
                 self.reloads.fetch_add(1, Relaxed);
                 changes.iter().for_each(|change| info!("reload: {change}"));
                 info!(sessions_ended, "reloaded");
+                self.broker.reloaded(Ok(*sessions_ended));
             }
             Err(reasons) => {
                 now.reload_error = reasons.join("\n");
                 self.reloads_failed.fetch_add(1, Relaxed);
                 reasons.iter().for_each(|reason| error!("{reason}"));
                 error!("reload failed, {} reasons above: everything stays as it was", reasons.len());
+                self.broker.reloaded(Err(reasons.len()));
             }
         }
         reloaded
     }
 
     async fn try_reload(&self, before: &Config) -> Result<Reloaded, Vec<String>> {
-        let lines = |problems: &[config::Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let config = config::load(&before.file).map_err(|problems| lines(&problems))?;
+        // Warnings are no reasons: `valetkey check` has them.
+        let errors = |problems: Vec<config::Problem>| {
+            let errors = problems.into_iter().filter(|problem| problem.severity == config::Severity::Error);
+            errors.map(|problem| problem.to_string()).collect::<Vec<_>>()
+        };
+        let config = config::load(&before.file).map_err(errors)?;
         // A file that someone is about to write is empty first. To take everything away, take the tools away, or stop the daemon.
         if config.sources.is_empty() && config.secrets.is_empty() && config.policy.tools().next().is_none() {
             return Err(vec![format!("{}: there is nothing in it: no source, no secret and no tool", config.file.display())]);
@@ -302,8 +310,13 @@ impl Operations {
             };
             return Err(unseen.into_iter().map(reason).collect());
         }
-        let same = before.daemon == after.daemon;
-        Ok(if same { Vec::new() } else { vec!["[daemon] changed: it takes effect when the daemon restarts".into()] })
+        let tables = [
+            ("daemon", before.daemon == after.daemon),
+            ("audit", before.audit == after.audit),
+            ("alarm", before.alarm == after.alarm),
+        ];
+        let changed = tables.into_iter().filter(|(_, same)| !same);
+        Ok(changed.map(|(table, _)| format!("[{table}] changed: it takes effect when the daemon restarts")).collect())
     }
 }
 
@@ -395,6 +408,10 @@ impl Host for Operations {
             delivery: explained.delivery.unwrap_or_default(),
             exposure: explained.exposure.unwrap_or_default(),
         }
+    }
+
+    fn inventory(&self) -> v1::InventoryResponse {
+        Facts::of_config(&self.config(), "", SystemTime::now().into()).to_inventory()
     }
 
     fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>> {

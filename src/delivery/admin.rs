@@ -5,15 +5,15 @@ use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed, tim
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use super::redact;
+use super::{pace::Guest, redact, status};
 use crate::{
     attest::Caller,
-    broker::Broker,
+    broker::{Broker, Deed},
     name::{SecretName, SourceName, ToolName},
     policy::Delivery,
     proto::v1::{self, admin_server},
     refresh::{LastGoodState, Refreshed, SourceState},
-    session::{End, Form, Session},
+    session::{End, Form, Held, Session},
     source::{Counts, LoginFacts, SourceError, Working},
     store::Absent,
 };
@@ -28,6 +28,8 @@ pub trait Host: Send + Sync {
     fn sources(&self) -> BTreeMap<SourceName, SourceFacts>;
     fn secret(&self, name: &SecretName) -> SecretFacts;
     fn explain(&self, tool: &str, secret: &str) -> Explanation;
+    /// The configuration in force, as a map is made of it; without sessions and versions.
+    fn inventory(&self) -> v1::InventoryResponse;
     /// Checks these secrets now, or all. `None`: nothing has been loaded yet.
     fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>>;
     fn reload(&self) -> Working<'_, Result<Reloaded, Vec<String>>>;
@@ -108,11 +110,12 @@ impl AdminService {
 
     /// Who asks, if they may.
     fn operator<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Status> {
-        let caller = request.extensions().get::<Arc<Caller>>().cloned();
+        let caller = request.extensions().get::<Guest>().map(|guest| guest.caller.clone());
         let caller = caller.ok_or_else(|| Status::internal("this connection carries no attested caller"))?;
         let peer = caller.peer();
         caller.recheck().map_err(|changed| Status::unauthenticated(changed.to_string()))?;
         if self.host.may_operate(peer.uid, &[&[peer.gid], &*peer.groups].concat()) {
+            self.broker.operate(peer.uid).map_err(|refused| status::refused(&refused))?;
             return Ok(caller);
         }
         Err(Status::permission_denied(
@@ -136,6 +139,24 @@ impl AdminService {
             deliveries: tool.grants.iter().map(|(secret, rule)| delivery(secret, &rule.delivery)).collect(),
         }
     }
+}
+
+/// Bytes of reasons that one answer carries. They stand in a header, of which clients take 16 KiB, and there a byte may become three.
+const MOST_TOLD: usize = 4 << 10;
+
+/// The first of them, and how many more there are.
+fn told(reasons: &[String]) -> String {
+    let mut told = String::new();
+    for (index, reason) in reasons.iter().enumerate() {
+        if index > 0 && told.len() + reason.len() > MOST_TOLD {
+            return told
+                + &format!("and {} more: the daemon's log has all of them, and so has `valetkey check`", reasons.len() - index);
+        }
+        told += reason;
+        told.push('\n');
+    }
+    told.truncate(told.trim_end().len());
+    told
 }
 
 fn delivery(secret: &SecretName, delivery: &Delivery) -> v1::ToolDelivery {
@@ -169,6 +190,18 @@ fn source(name: &SourceName, facts: SourceFacts, secrets: u64) -> v1::SourceStat
     }
 }
 
+/// How the audit log is. `None`: there is none.
+fn audit(broker: &Broker) -> Option<v1::AuditStatus> {
+    let log = broker.audit();
+    let state = log.state();
+    Some(v1::AuditStatus {
+        public_key: log.public_key()?.to_string(),
+        durability: log.durability().as_str().into(),
+        problem: state.down.unwrap_or_default(),
+        records: state.records,
+    })
+}
+
 fn last_good(state: LastGoodState) -> v1::LastGood {
     let served = |(source, (secrets, oldest)): (SourceName, (usize, SystemTime))| v1::ServedFromCopy {
         source: source.to_string(),
@@ -187,7 +220,12 @@ fn session(session: &Session) -> v1::SessionInfo {
     let peer = &session.peer;
     let (unit, invocation) =
         peer.unit.as_ref().map_or_else(Default::default, |unit| (unit.name.clone(), unit.invocation.clone().unwrap_or_default()));
-    let held = session.held().into_iter();
+    let held = |(name, held): (SecretName, Held)| v1::VersionedSecret {
+        by: session.delivered_by(&name).into(),
+        name: name.to_string(),
+        version: held.version.to_string(),
+        since: Some(held.since.into()),
+    };
     v1::SessionInfo {
         session: session.id.to_string(),
         tool: session.tool().to_string(),
@@ -198,7 +236,7 @@ fn session(session: &Session) -> v1::SessionInfo {
         opened: Some(session.opened.into()),
         purpose: session.purpose.clone(),
         scope: session.scope.secrets().map(ToString::to_string).collect(),
-        held: held.map(|(name, version)| v1::VersionedSecret { name: name.to_string(), version: version.to_string() }).collect(),
+        held: session.held_since().into_iter().map(held).collect(),
         handouts: session.handouts.load(Relaxed),
         form: match session.form() {
             Form::Stream => "stream",
@@ -239,6 +277,7 @@ impl admin_server::Admin for AdminService {
             reload_error: host.reload_error,
             last_good: host.last_good.map(last_good),
             ready: self.broker.is_ready(),
+            audit: audit(&self.broker),
         }))
     }
 
@@ -300,6 +339,20 @@ impl admin_server::Admin for AdminService {
         Ok(Response::new(v1::ExplainResponse { allowed, verdict, origin, run_as, missing, delivery, exposure }))
     }
 
+    async fn inventory(&self, request: Request<v1::InventoryRequest>) -> Result<Response<v1::InventoryResponse>, Status> {
+        let operator = self.operator(&request)?;
+        // A map of all that can be reached is worth a line in the log.
+        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator took the inventory");
+        let mut inventory = self.host.inventory();
+        let listing = self.broker.store().listing();
+        for secret in &mut inventory.secrets {
+            let held = listing.get(secret.name.as_str()).and_then(|(_, entry)| entry.as_ref().ok());
+            secret.current = held.map(|held| held.version.to_string()).unwrap_or_default();
+        }
+        inventory.sessions = self.broker.sessions().list().iter().map(|one| session(one)).collect();
+        Ok(Response::new(inventory))
+    }
+
     type RedactStream = redact::Answers;
 
     async fn redact(
@@ -308,13 +361,14 @@ impl admin_server::Admin for AdminService {
     ) -> Result<Response<Self::RedactStream>, Status> {
         let operator = self.operator(&request)?;
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator has a text cleaned");
+        self.broker.operated(operator.peer(), &Deed { action: "redact", ..Deed::default() });
         let redactor = self.broker.store().redactor().clone();
-        let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, Vec::new(), request.into_inner());
+        let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, None, request.into_inner());
         Ok(Response::new(answers))
     }
 
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Result<Response<v1::RefreshResponse>, Status> {
-        self.operator(&request)?;
+        let operator = self.operator(&request)?;
         let names = request.into_inner().secrets;
         let secrets: Result<Vec<SecretName>, _> = names.iter().map(|name| name.parse()).collect();
         let secrets = secrets.map_err(|bad| Status::invalid_argument(bad.to_string()))?;
@@ -322,6 +376,8 @@ impl admin_server::Admin for AdminService {
         if let Some(unknown) = secrets.iter().find(|secret| !listing.contains_key(*secret)) {
             return Err(Status::not_found(format!("{unknown} is no secret that a tool may have; `valetkey secrets` lists them")));
         }
+        let (secret, count) = (secrets.first().filter(|_| secrets.len() == 1), Some(secrets.len() as u64));
+        self.broker.operated(operator.peer(), &Deed { action: "refresh", secret, count, ..Deed::default() });
         let refreshed = self.host.refresh((!secrets.is_empty()).then_some(secrets)).await;
         let Some(Refreshed { changed, failed }) = refreshed else {
             return Err(Status::failed_precondition(
@@ -338,11 +394,12 @@ impl admin_server::Admin for AdminService {
     async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {
         let operator = self.operator(&request)?;
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "reload asked for");
+        self.broker.operated(operator.peer(), &Deed { action: "reload", ..Deed::default() });
         let host = self.host.clone();
         // In a task of its own: it is carried through though its caller goes away. Half of one would leave nothing kept fresh.
         let reloading = tokio::spawn(async move { host.reload().await });
         let reloaded = reloading.await.map_err(|_| Status::internal("the reload failed inside; the daemon's log says why"))?;
-        let Reloaded { changes, sessions_ended } = reloaded.map_err(|reasons| Status::failed_precondition(reasons.join("\n")))?;
+        let Reloaded { changes, sessions_ended } = reloaded.map_err(|reasons| Status::failed_precondition(told(&reasons)))?;
         Ok(Response::new(v1::ReloadResponse { changes, sessions_ended: sessions_ended as u64 }))
     }
 
@@ -352,12 +409,24 @@ impl admin_server::Admin for AdminService {
             return Err(Status::invalid_argument("say what to revoke: a session, a tool's sessions, or a secret's value"));
         };
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, ?target, "revocation asked for");
-        let end = |which: &dyn Fn(&Session) -> bool| self.broker.end(End::Revoked, which) as u64;
+        let end = |action, which: &dyn Fn(&Session) -> bool| {
+            let session = self.broker.sessions().list().into_iter().find(|session| which(session));
+            let ended = self.broker.end(End::Revoked, which) as u64;
+            let deed = Deed { action, session: session.as_deref(), count: Some(ended), ..Deed::default() };
+            self.broker.operated(operator.peer(), &deed);
+            ended
+        };
         let (sessions_ended, sessions_told) = match target {
-            v1::revoke_request::Target::Session(id) => (end(&|session| session.id.to_string() == id), 0),
-            v1::revoke_request::Target::Tool(tool) => (end(&|session| session.tool().as_str() == tool), 0),
+            v1::revoke_request::Target::Session(id) => (end("revoke-session", &|session| session.id.to_string() == id), 0),
+            v1::revoke_request::Target::Tool(tool) => (end("revoke-tool", &|session| session.tool().as_str() == tool), 0),
             v1::revoke_request::Target::Secret(secret) => {
-                let revoked = self.host.revoke_secret(&secret).map_err(|kept| {
+                let revoked = self.host.revoke_secret(&secret);
+                // Only a name that there is: what else somebody typed may be anything.
+                let listing = self.broker.store().listing();
+                let (secret_name, failed) = (listing.keys().find(|name| name.as_str() == secret), !matches!(revoked, Ok(true)));
+                let deed = Deed { action: "revoke-secret", secret: secret_name, failed, ..Deed::default() };
+                self.broker.operated(operator.peer(), &deed);
+                let revoked = revoked.map_err(|kept| {
                     Status::internal(format!("it is dropped from memory and its holders are told, but on disk {kept}"))
                 })?;
                 if !revoked {

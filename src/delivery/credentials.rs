@@ -17,7 +17,7 @@ use tracing::{debug, error, warn};
 use super::listener::Listener;
 use crate::{
     attest::{Asker, Attestor, NotSystemd},
-    broker::{Broker, Refused},
+    broker::{Broker, Refused, UnderWay},
     store::Held,
 };
 
@@ -59,15 +59,15 @@ pub async fn serve_credentials(listener: Listener, attestor: Attestor, broker: A
     while answers.join_next().await.is_some() {}
 }
 
-async fn answer(asked: Asked, attestor: &Attestor, broker: &Broker) {
+async fn answer(asked: Asked, attestor: &Attestor, broker: &Arc<Broker>) {
     let decided = AssertUnwindSafe(decide(&asked.stream, attestor, broker)).catch_unwind().await;
     tell(asked, decided).await;
 }
 
 /// What was decided, or that it was not because of a panic.
-async fn tell(asked: Asked, decided: std::thread::Result<Result<Arc<Held>, Refusal>>) {
+async fn tell<W>(asked: Asked, decided: std::thread::Result<Result<(Arc<Held>, W), Refusal>>) {
     let told = match decided {
-        Ok(Ok(held)) => asked.give(&held).await,
+        Ok(Ok((held, _under_way))) => asked.give(&held).await,
         Ok(Err(Refusal::Caller(who))) => {
             warn!(reason = who.reason(), "refused a credential: {who}");
             asked.refuse().await
@@ -92,10 +92,10 @@ enum Refusal {
     Broker(Refused),
 }
 
-async fn decide(stream: &UnixStream, attestor: &Attestor, broker: &Broker) -> Result<Arc<Held>, Refusal> {
+async fn decide(stream: &UnixStream, attestor: &Attestor, broker: &Arc<Broker>) -> Result<(Arc<Held>, UnderWay), Refusal> {
     let asker = Asker::of(stream, attestor).map_err(Refusal::Caller)?;
-    let handout = broker.credential(&asker, asker.credential()).map_err(Refusal::Broker)?;
-    Ok(handout.held)
+    let (handout, under_way) = broker.credential(&asker, asker.credential()).await.map_err(Refusal::Broker)?;
+    Ok((handout.held, under_way))
 }
 
 /// A connection that must not end before it has its whole answer. Dropped without one, it is refused.

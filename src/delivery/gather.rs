@@ -53,7 +53,7 @@ impl<S> Drop for Gather<S> {
 
 impl<S: AsyncWrite + Unpin> Gather<S> {
     /// Sends all that is gathered.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.fresh = false;
         while self.sent < self.gathered.len() {
             match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.gathered[self.sent..]))? {

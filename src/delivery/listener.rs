@@ -1,7 +1,6 @@
 //! Unix sockets: how they are bound, and who gets a connection.
 
 use std::{
-    collections::HashMap,
     io,
     os::unix::{
         fs::{FileTypeExt, MetadataExt, PermissionsExt, chown},
@@ -9,8 +8,8 @@ use std::{
     },
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -24,9 +23,13 @@ use tokio::{
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-use super::gather::Gather;
+use super::{
+    gather::Gather,
+    pace::{Guest, Pace, SIP},
+    places::{Connections, Place, Places, Room},
+};
 use crate::{
-    attest::{Attestor, Caller, PeerStream},
+    attest::{Attestor, PeerStream},
     peer::Peer,
 };
 
@@ -38,14 +41,6 @@ pub struct Socket {
     pub mode: u32,
     /// Group of the socket file, where not the daemon's own.
     pub group: Option<u32>,
-}
-
-/// How many may be connected at one time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    pub connections: usize,
-    /// For one user id in one unit.
-    pub per_peer: usize,
 }
 
 /// Why a socket cannot be bound, and what to do.
@@ -109,26 +104,33 @@ impl Listener {
 
     /// Says at any time how many are connected.
     pub fn connections(&self) -> Connections {
-        Connections(self.places.clone())
+        self.places.connections()
     }
 
-    /// Accepts and attests, within the room there is, until `stop` resolves. A caller that cannot be attested gets no connection; one
-    /// that was accepted before the stop gets it still, and one that was not waits for the next daemon where systemd has the socket.
+    /// Accepts and attests, within the room there is, until `stop` resolves. A caller that cannot be attested gets no connection; `known`
+    /// says who could be one of ours, for whom places are kept. Who was accepted before the stop is still served, and who was not waits for
+    /// the next daemon where systemd has the socket.
     pub fn incoming(
         self,
         attestor: Attestor,
         room: Room,
+        known: impl Fn(&Peer) -> bool + Send + Sync + 'static,
         stop: impl Future<Output = ()>,
     ) -> impl Stream<Item = io::Result<Connection>> {
         let permits = Arc::new(Semaphore::new(room.connections));
         let places = self.places.clone();
+        let known: Arc<Known> = Arc::new(known);
         let accepted = futures_util::stream::unfold((self, permits), |(this, permits)| async move {
             // A permit before accept: what is over the bound waits in the kernel's queue.
             let permit = permits.clone().acquire_owned().await.ok()?;
-            Some(((this.accept().await, permit), (this, permits)))
+            let accepted = this.accept().await;
+            // Whoever connects again and again gets one turn among all who are served.
+            tokio::task::yield_now().await;
+            Some(((accepted, permit), (this, permits)))
         });
-        let admitted =
-            accepted.take_until(stop).map(move |(stream, permit)| admit(stream, attestor.clone(), places.clone(), room, permit));
+        let admitted = accepted
+            .take_until(stop)
+            .map(move |(stream, permit)| admit(stream, attestor.clone(), places.clone(), room, known.clone(), permit));
         // Several at once, so that one whose program must be read first does not hold up the others.
         admitted.buffer_unordered(ADMISSIONS).filter_map(|admitted| async { admitted.map(Ok) })
     }
@@ -145,6 +147,9 @@ impl Listener {
         }
     }
 }
+
+/// Says of a caller whether it could be one of ours.
+type Known = dyn Fn(&Peer) -> bool + Send + Sync;
 
 /// Callers that are being attested at one time.
 const ADMISSIONS: usize = 16;
@@ -174,6 +179,7 @@ async fn admit(
     attestor: Attestor,
     places: Places,
     room: Room,
+    known: Arc<Known>,
     permit: OwnedSemaphorePermit,
 ) -> Option<Connection> {
     let stream = match PeerStream::attest(stream, &attestor).await {
@@ -185,15 +191,21 @@ async fn admit(
     };
     let peer = stream.caller().peer();
     let (pid, unit) = (peer.process.pid, peer.unit.as_ref().map(|unit| &*unit.name));
-    let Some(place) = places.take(peer, room.per_peer) else {
-        warn!(pid, uid = peer.uid, unit, "refused a connection: the caller has max-connections-per-peer open");
-        return None;
+    let place = match places.take(peer, room, known(peer)) {
+        Ok(place) => place,
+        Err(full) => {
+            if let Some(times) = full.times {
+                warn!(pid, uid = peer.uid, unit, times, "refused a connection: {}", full.why);
+            }
+            return None;
+        }
     };
     debug!(pid, uid = peer.uid, unit, "connected");
     if let Some(unseen) = stream.caller().unseen_executable() {
         debug!(pid, "its executable is not known: {unseen}");
     }
-    Some(Connection { stream: Gather::new(stream), hello: Some(Hello::new()), _place: place, _permit: permit })
+    let (stream, pace) = (Gather::new(stream), Arc::default());
+    Some(Connection { stream, hello: Some(Hello::new()), pace, held: None, yields: false, _place: place, _permit: permit })
 }
 
 /// What HTTP/2 makes every client say first (RFC 9113, 3.4): 24 bytes, and the frame of its settings. Before that the server sends
@@ -216,76 +228,79 @@ impl Hello {
     }
 }
 
-/// Who a connection counts for: a user in a unit. A process is no measure: one user can start many.
-type Seat = (u32, Option<String>);
-
-/// Those who are connected to a listener, to be counted.
-#[derive(Debug, Clone)]
-pub struct Connections(Places);
-
-impl Connections {
-    pub fn count(&self) -> usize {
-        self.0.taken().values().sum()
-    }
-}
-
-#[derive(Debug, Clone, Default)]
-struct Places(Arc<Mutex<HashMap<Seat, usize>>>);
-
-impl Places {
-    fn taken(&self) -> std::sync::MutexGuard<'_, HashMap<Seat, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self, peer: &Peer, most: usize) -> Option<Place> {
-        let seat = (peer.uid, peer.unit.as_ref().map(|unit| unit.name.clone()));
-        let mut taken = self.taken();
-        let count = taken.entry(seat.clone()).or_default();
-        if *count >= most {
-            return None;
-        }
-        *count += 1;
-        Some(Place { places: self.clone(), seat })
-    }
-}
-
-struct Place {
-    places: Places,
-    seat: Seat,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.places.taken();
-        if let Some(count) = taken.get_mut(&self.seat) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&self.seat);
-            }
-        }
-    }
-}
-
 /// An attested connection, and its share of the room.
 pub struct Connection {
     stream: Gather<PeerStream>,
     /// Until it is over.
     hello: Option<Hello>,
+    pace: Arc<Pace>,
+    /// Until it is read again.
+    held: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Has it had its turn?
+    yields: bool,
     _place: Place,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connected for Connection {
-    type ConnectInfo = Arc<Caller>;
+    type ConnectInfo = Guest;
 
-    fn connect_info(&self) -> Arc<Caller> {
-        self.stream.stream().caller().clone()
+    fn connect_info(&self) -> Guest {
+        Guest { caller: self.stream.stream().caller().clone(), pace: self.pace.clone() }
+    }
+}
+
+impl Connection {
+    /// Pending while it is not to be read. What was written goes out all the same.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.yields) {
+            cx.waker().wake_by_ref();
+            return self.poll_sent(cx);
+        }
+        if self.held.is_none() {
+            let Some(wait) = self.pace.held() else { return Poll::Ready(Ok(())) };
+            self.held = Some(Box::pin(tokio::time::sleep(wait)));
+        }
+        while let Some(sleep) = &mut self.held {
+            if sleep.as_mut().poll(cx).is_pending() {
+                return self.poll_sent(cx);
+            }
+            self.held = self.pace.held().map(|wait| Box::pin(tokio::time::sleep(wait)));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Pending, once what was written is on its way; or why it is not.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.stream.poll_send(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// A little at a time, and then others have their turn.
+    fn poll_sip(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let room = buf.remaining().min(SIP);
+        let mut sip = ReadBuf::new(buf.initialize_unfilled_to(room));
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut sip))?;
+        let read = sip.filled().len();
+        buf.advance(read);
+        if read > 0 {
+            self.yields = true;
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, hello: Some(hello), .. } = &mut *self else { return Pin::new(&mut self.stream).poll_read(cx, buf) };
+        let Self { stream, hello: Some(hello), .. } = &mut *self else {
+            ready!(self.poll_held(cx))?;
+            if self.pace.is_suspect() {
+                return self.poll_sip(cx, buf);
+            }
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        };
         if let Poll::Ready(late) = hello.poll_late(cx) {
             return Poll::Ready(Err(late));
         }

@@ -13,10 +13,10 @@ use crate::{
     name::SecretName,
     proto::v1::{RedactRequest, RedactResponse, Redacted},
     redact::{
-        Redactor,
+        Form, Redactor,
         lines::{Clean, Hit, Lines},
     },
-    session::{End, Session},
+    session::Session,
 };
 
 pub type Answers = Pin<Box<dyn Stream<Item = Result<RedactResponse, Status>> + Send>>;
@@ -34,15 +34,24 @@ const SILENCE: Duration = Duration::from_secs(600);
 /// How much is cleaned in one go.
 const AT_ONCE: usize = 64 * 1024;
 
-/// Cleans what follows. `first` is what came in the request that named the session.
-pub fn serve(broker: Arc<Broker>, asks: Asks, redactor: Redactor, first: Vec<u8>, requests: Streaming<RedactRequest>) -> Answers {
+/// Cleans what follows. `first` is the request that named the session, where there is one.
+pub fn serve(
+    broker: Arc<Broker>,
+    asks: Asks,
+    redactor: Redactor,
+    first: Option<RedactRequest>,
+    requests: Streaming<RedactRequest>,
+) -> Answers {
     let scope: Option<Vec<SecretName>> = match &asks {
         Asks::Tool { session, .. } => Some(session.scope.secrets().cloned().collect()),
         Asks::Operator => None,
     };
     let named = move |name: &SecretName| scope.as_ref().is_none_or(|scope| scope.contains(name));
-    let text = Text { broker, asks, lines: Some(Lines::new(redactor, named.clone())), named: Box::new(named), requests };
-    let begin = Step::Piece(Zeroizing::new(first));
+    let shapes = first.as_ref().is_some_and(|first| first.shapes);
+    let lines = Lines::new(&redactor, shapes, named.clone());
+    let begun = first.is_some();
+    let text = Text { broker, asks, redactor, lines: Some(lines), begun, named: Arc::new(named), requests };
+    let begin = first.map_or(Step::Next, |first| Step::Piece(Zeroizing::new(first.text)));
     Box::pin(stream::try_unfold((text, begin), |(mut text, step)| async move {
         let piece = match step {
             Step::Piece(piece) => Some(piece),
@@ -64,9 +73,12 @@ enum Step {
 struct Text {
     broker: Arc<Broker>,
     asks: Asks,
+    redactor: Redactor,
+    /// The first request has come.
+    begun: bool,
     /// Elsewhere while it works.
     lines: Option<Lines>,
-    named: Box<dyn Fn(&SecretName) -> bool + Send + Sync>,
+    named: Arc<dyn Fn(&SecretName) -> bool + Send + Sync>,
     requests: Streaming<RedactRequest>,
 }
 
@@ -74,14 +86,22 @@ impl Text {
     async fn next(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, Status> {
         let next = tokio::select! {
             next = tokio::time::timeout(SILENCE, self.requests.message()) => next,
-            end = over(&self.broker, &self.asks) => return Err(status::refused(&Refused::ended(end))),
+            ended = over(&self.broker, &self.asks) => return Err(status::refused(&ended)),
         };
         let next = next.map_err(|_| Status::deadline_exceeded("no text came for ten minutes"))??;
         match next {
-            Some(request) if !request.session.is_empty() => {
-                Err(status::bad_request("the session is named in the first request, and only there"))
+            Some(request) if !request.session.is_empty() || (self.begun && request.shapes) => {
+                Err(status::bad_request("the session and what is looked for are named in the first request, and only there"))
             }
-            next => Ok(next.map(|request| Zeroizing::new(request.text.to_vec()))),
+            Some(request) => {
+                if request.shapes {
+                    let named = self.named.clone();
+                    self.lines = Some(Lines::new(&self.redactor, true, move |name| named(name)));
+                }
+                self.begun = true;
+                Ok(Some(Zeroizing::new(request.text)))
+            }
+            None => Ok(None),
         }
     }
 
@@ -113,7 +133,7 @@ impl Text {
         let Asks::Tool { session, .. } = &self.asks else { return Ok(()) };
         loop {
             if let Some(end) = session.ended() {
-                return Err(status::refused(&Refused::ended(end)));
+                return Err(status::refused(&Refused::ended(session, end)));
             }
             match self.broker.take_cleaning(session, bytes) {
                 Ok(()) => return Ok(()),
@@ -133,8 +153,9 @@ impl Text {
     fn found(&self, hits: &[Hit]) -> Vec<Redacted> {
         let mut counts: BTreeMap<(u64, &str, &str, &str), u64> = BTreeMap::new();
         for hit in hits {
-            let kind = match (self.named)(&hit.secret) {
-                true => (hit.line, hit.secret.as_str(), hit.version.as_str(), hit.form.as_str()),
+            let version = hit.version.as_ref().map_or("", |version| version.as_str());
+            let kind = match hit.form == Form::Shape || (self.named)(&hit.secret) {
+                true => (hit.line, hit.secret.as_str(), version, hit.form.as_str()),
                 false => (hit.line, "", "", ""),
             };
             *counts.entry(kind).or_default() += 1;
@@ -152,13 +173,13 @@ impl Text {
 }
 
 /// Resolves when nothing is cleaned any more: the session ended, or the daemon stops.
-async fn over(broker: &Broker, asks: &Asks) -> End {
+async fn over(broker: &Broker, asks: &Asks) -> Refused {
     let ended = async {
         let Asks::Tool { session, .. } = asks else { return std::future::pending().await };
         let mut news = session.watch();
         loop {
             if let Some(end) = session.ended() {
-                return end;
+                return Refused::ended(session, end);
             }
             if news.changed().await.is_err() {
                 return std::future::pending().await;
@@ -166,8 +187,8 @@ async fn over(broker: &Broker, asks: &Asks) -> End {
         }
     };
     tokio::select! {
-        end = ended => end,
-        () = broker.stopped() => End::ShuttingDown,
+        ended = ended => ended,
+        () = broker.stopped() => Refused::shutting_down(),
     }
 }
 

@@ -4,10 +4,12 @@ use std::{io, sync::Arc};
 
 use futures_core::Stream;
 use tonic::transport::{Error, Server, server::Router};
+use tower::layer::util::{Identity, Stack};
 
 use super::{
     admin::{AdminService, Host},
     listener::Connection,
+    pace::PaceLayer,
     tools::Tools,
 };
 use crate::{
@@ -45,9 +47,11 @@ impl Health {
 }
 
 /// Bounds for one connection. No HTTP/2 pings: whether the process at the other end lives, its pidfd says.
-fn server() -> Server {
-    Server::builder().max_concurrent_streams(256).http2_max_header_list_size(16 * 1024)
+fn server() -> Server<Layers> {
+    Server::builder().max_concurrent_streams(256).http2_max_header_list_size(16 * 1024).layer(PaceLayer)
 }
+
+type Layers = Stack<PaceLayer, Identity>;
 
 /// What ends a server is the end of its connections. A signal beside it would be heard while some are accepted and not served yet; that
 /// there is one makes tonic ask each connection to come to its end.
@@ -77,7 +81,7 @@ pub async fn serve_admin(
 }
 
 /// Adds what both sides have: health, and reflection of what this side serves, and of nothing else.
-fn with_common(router: Router, served: &str, health: Health) -> Router {
+fn with_common(router: Router<Layers>, served: &str, health: Health) -> Router<Layers> {
     use tonic_health::{pb::health_server::HealthServer, server::HealthService};
     let router = router.add_service(HealthServer::new(HealthService::from_health_reporter(health.0)));
     let reflection = tonic_reflection::server::Builder::configure()

@@ -1,10 +1,13 @@
 //! Refusals as gRPC statuses: the canonical code, `google.rpc.ErrorInfo` with the stable reason, `RetryInfo` where waiting helps.
 
+use std::collections::HashMap;
+
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     broker::{Reason, Refused},
+    limits::Reached,
     proto::v1,
 };
 
@@ -25,6 +28,7 @@ pub fn reason(reason: Reason) -> v1::Reason {
         Reason::ShuttingDown => v1::Reason::ShuttingDown,
         Reason::NotReady => v1::Reason::NotReady,
         Reason::CommandNotAllowed => v1::Reason::CommandNotAllowed,
+        Reason::AuditUnavailable => v1::Reason::AuditUnavailable,
     }
 }
 
@@ -34,7 +38,7 @@ fn code(reason: Reason) -> Code {
             Code::PermissionDenied
         }
         Reason::PeerChanged => Code::Unauthenticated,
-        Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady => Code::Unavailable,
+        Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady | Reason::AuditUnavailable => Code::Unavailable,
         Reason::LimitReached => Code::ResourceExhausted,
         Reason::SessionNotOpen => Code::FailedPrecondition,
         Reason::BadRequest => Code::InvalidArgument,
@@ -43,13 +47,25 @@ fn code(reason: Reason) -> Code {
 
 /// A request that makes no sense.
 pub fn bad_request(message: &str) -> Status {
-    refused(&Refused { reason: Reason::BadRequest, message: message.into(), retry_after: None })
+    refused(&Refused::bad_request(message))
+}
+
+/// Which limit was reached, for a stream's messages.
+pub fn limit(refused: &Refused) -> Option<v1::LimitReached> {
+    let Reached { limit, of, value } = refused.limit?;
+    Some(v1::LimitReached { limit: limit.name().into(), of: of.word().into(), value })
+}
+
+/// Which limit was reached, by the key that sets it; whose it is; and the value that it has.
+fn metadata(refused: &Refused) -> HashMap<String, String> {
+    let Some(v1::LimitReached { limit, of, value }) = limit(refused) else { return HashMap::new() };
+    [("limit".into(), limit), ("of".into(), of), ("value".into(), value.to_string())].into()
 }
 
 /// What a refused tool is told.
 pub fn refused(refused: &Refused) -> Status {
     let name = reason(refused.reason).as_str_name().trim_start_matches("REASON_");
-    let mut details = ErrorDetails::with_error_info(name, DOMAIN, [] as [(String, String); 0]);
+    let mut details = ErrorDetails::with_error_info(name, DOMAIN, metadata(refused));
     if let Some(wait) = refused.retry_after {
         details.set_retry_info(Some(wait));
     }

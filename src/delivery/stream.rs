@@ -2,9 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    future::poll_fn,
+    future::{Future, poll_fn},
+    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -13,12 +14,13 @@ use tonic::{Status, body::Body};
 use super::{
     frame::{self, Out},
     launch,
+    pace::{Guest, Pace},
     requests::Requests,
     status,
 };
 use crate::{
     attest::Caller,
-    broker::{Broker, Declaration, Reason, Refused},
+    broker::{Broker, Declaration, Handout, Reason, Refused, UnderWay},
     name::{SecretName, Version},
     proto::v1::{
         Failed, Get, Open, Opened, Revoked, SessionRequest, SessionResponse, VersionedName, session_request::Request,
@@ -28,40 +30,45 @@ use crate::{
     store::Serial,
 };
 
+/// However much a tool has said too much: no longer than this at a stretch.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// A stream that has not said what it wants by then is closed.
 pub const OPEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// Answers one `Session` call.
-pub fn serve(broker: Arc<Broker>, caller: Arc<Caller>, request: http::Request<Body>) -> http::Response<Body> {
+pub fn serve(broker: Arc<Broker>, guest: Guest, request: http::Request<Body>) -> http::Response<Body> {
     let requests = Requests::new(request.into_body());
-    frame::told(|out| async move { tell(&broker, &caller, requests, &out).await })
+    frame::told(|out| async move { tell(&broker, &guest, requests, &out).await.inspect_err(|_| guest.pace.charge()) })
 }
 
-async fn tell(
-    broker: &Arc<Broker>,
-    caller: &Arc<Caller>,
-    mut requests: Requests<SessionRequest>,
-    out: &Out,
-) -> Result<(), Status> {
+async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<SessionRequest>, out: &Out) -> Result<(), Status> {
+    let caller = &guest.caller;
     let session = open(broker, caller, &mut requests).await.map_err(|refused| status::refused(&refused))?;
     let _closes = CloseOnDrop { broker, session: &session };
     let mut told = scope_versions(broker, &session);
-    let mut followed = None;
+    let mut hearing = Hearing { session: &session, requests, followed: None, turns: 0, pause: None };
     out.send(answer(Response::Opened(opened(&session, &told)))).await;
     loop {
-        match poll_fn(|cx| poll_next(&session, &mut followed, &mut requests, cx)).await {
+        match poll_fn(|cx| hearing.poll_next(cx)).await {
             Next::News => tell_news(broker, &session, &mut told, out).await?,
-            Next::Request(Request::Get(Get { id, name })) => match broker.get(&**caller, &session, &name) {
-                Ok(handout) => out.send(frame::session_secret(id, &handout)).await,
+            Next::Request(Request::Get(Get { id, name })) => match get(broker, caller, &session, &name).await {
+                Ok((handout, _under_way)) => out.send(frame::session_secret(id, &handout)).await,
                 Err(refused) if ends_the_session(&refused) => return Err(status::refused(&refused)),
-                Err(refused) => out.send(answer(Response::Failed(failed(id, name, &refused)))).await,
+                Err(refused) => {
+                    hearing.refused(&guest.pace);
+                    out.send(answer(Response::Failed(failed(id, name, &refused)))).await;
+                }
             },
             Next::Request(Request::Acknowledge(ack)) => {
+                hearing.pause(broker.slow_down(&session));
                 if let Err(refused) = broker.acknowledge(&**caller, &session, &ack.name, &ack.version) {
+                    hearing.refused(&guest.pace);
                     out.send(answer(Response::Failed(failed(0, ack.name, &refused)))).await;
                 }
             }
             Next::Request(Request::Redacted(found)) => {
+                hearing.pause(broker.slow_down_reports(&session));
                 if let Err(refused) = broker.redacted(&**caller, &session, &launch::report(&found)?) {
                     return Err(status::refused(&refused));
                 }
@@ -75,16 +82,18 @@ async fn tell(
     }
 }
 
+/// One secret, and the place that its request takes until the answer is taken.
+async fn get(broker: &Arc<Broker>, caller: &Caller, session: &Session, name: &str) -> Result<(Handout, UnderWay), Refused> {
+    let under_way = broker.begin(session)?;
+    Ok((broker.get(caller, session, name).await?, under_way))
+}
+
 async fn open(
     broker: &Arc<Broker>,
     caller: &Arc<Caller>,
     requests: &mut Requests<SessionRequest>,
 ) -> Result<Arc<Session>, Refused> {
-    let wrong = || Refused {
-        reason: Reason::BadRequest,
-        message: "the first request of a session must be `open`".into(),
-        retry_after: None,
-    };
+    let wrong = || Refused::bad_request("the first request of a session must be `open`");
     let first = tokio::time::timeout(OPEN_WITHIN, requests.next()).await;
     let Ok(Ok(Some(SessionRequest { request: Some(Request::Open(open)) }))) = first else { return Err(wrong()) };
     let session = broker.open(&**caller, &declaration(&open), false)?;
@@ -122,28 +131,66 @@ enum Next {
     Closed,
 }
 
-/// News of the session before the tool's next request: what is revoked is not handed out first.
-fn poll_next(
-    session: &Session,
-    followed: &mut Option<Waker>,
-    requests: &mut Requests<SessionRequest>,
-    cx: &mut Context<'_>,
-) -> Poll<Next> {
-    if session.poll_news(followed, cx).is_ready() {
-        return Poll::Ready(Next::News);
+/// What a session's stream listens to.
+struct Hearing<'a> {
+    session: &'a Session,
+    requests: Requests<SessionRequest>,
+    followed: Option<Waker>,
+    /// Requests heard since others had a turn.
+    turns: usize,
+    /// Until it listens to requests again.
+    pause: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+/// Requests that one stream may have answered before all others have had a turn.
+const TURNS: usize = 32;
+
+impl Hearing<'_> {
+    /// News of the session before the tool's next request: what is revoked is not handed out first. News are heard in a pause too.
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        if self.session.poll_news(&mut self.followed, cx).is_ready() {
+            return Poll::Ready(Next::News);
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        if self.turns >= TURNS {
+            self.turns = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let Poll::Ready(request) = self.requests.poll_next(cx) else {
+            self.turns = 0;
+            return Poll::Pending;
+        };
+        self.turns += 1;
+        Poll::Ready(match request {
+            None => Next::Closed,
+            Some(Err(status)) => Next::Broken(status),
+            Some(Ok(SessionRequest { request: Some(request) })) => Next::Request(request),
+            Some(Ok(SessionRequest { request: None })) => Next::Broken(status::bad_request("a request that asks for nothing")),
+        })
     }
-    requests.poll_next(cx).map(|request| match request {
-        None => Next::Closed,
-        Some(Err(status)) => Next::Broken(status),
-        Some(Ok(SessionRequest { request: Some(request) })) => Next::Request(request),
-        Some(Ok(SessionRequest { request: None })) => Next::Broken(status::bad_request("a request that asks for nothing")),
-    })
+
+    /// Leaves requests unheard for a while.
+    fn pause(&mut self, wait: Option<Duration>) {
+        if let Some(wait) = wait {
+            self.pause = Some(Box::pin(tokio::time::sleep(wait.min(LONGEST_PAUSE))));
+        }
+    }
+
+    /// What was asked for was refused. What is read already waits too, as long as the connection is held.
+    fn refused(&mut self, pace: &Pace) {
+        pace.charge();
+        self.pause(pace.held());
+    }
 }
 
 /// The session ended, or secrets of its scope have new versions.
 async fn tell_news(broker: &Broker, session: &Session, told: &mut Versions, out: &Out) -> Result<(), Status> {
     if let Some(end) = session.ended() {
-        let refused = Refused::ended(end);
+        let refused = Refused::ended(session, end);
         out.send(answer(Response::Revoked(revoked(String::new(), &refused)))).await;
         return Err(status::refused(&refused));
     }
@@ -166,14 +213,7 @@ pub fn changes(broker: &Broker, session: &Session, told: &mut Versions) -> Vec<R
     let changed = now.iter().filter(|(name, version)| told.get(*name) != Some(version));
     let changes = changed.map(|(name, version)| match version {
         Some((version, _)) => Ok(VersionedName { name: name.to_string(), version: version.to_string() }),
-        None => Err(revoked(
-            name.to_string(),
-            &Refused {
-                reason: Reason::SecretUnavailable,
-                message: format!("{name} was withdrawn: stop using it"),
-                retry_after: None,
-            },
-        )),
+        None => Err(revoked(name.to_string(), &Refused::withdrawn(name))),
     });
     let changes = changes.collect();
     *told = now;
@@ -199,7 +239,8 @@ pub fn opened(session: &Session, versions: &Versions) -> Opened {
 
 /// An end that the tool did not ask for.
 pub fn revoked(name: String, refused: &Refused) -> Revoked {
-    Revoked { name, reason: status::reason(refused.reason).into(), message: refused.message.clone() }
+    let (reason, limit) = (status::reason(refused.reason).into(), status::limit(refused));
+    Revoked { name, reason, message: refused.message.clone(), limit }
 }
 
 fn failed(id: u64, name: String, refused: &Refused) -> Failed {
@@ -208,7 +249,9 @@ fn failed(id: u64, name: String, refused: &Refused) -> Failed {
         name,
         reason: status::reason(refused.reason).into(),
         message: refused.message.clone(),
-        retry_after_millis: refused.retry_after.map(|wait| wait.as_millis() as u64),
+        // Rounded up: who comes a moment too soon is refused again.
+        retry_after_millis: refused.retry_after.map(|wait| wait.as_nanos().div_ceil(1_000_000) as u64),
+        limit: status::limit(refused),
     }
 }
 

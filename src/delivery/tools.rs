@@ -13,13 +13,15 @@ use tonic::{Request, Response, Status, body::Body, server::NamedService};
 use tower_service::Service;
 
 use super::{
-    frame, redact,
+    frame,
+    pace::Guest,
+    redact,
     requests::{MAX_REQUEST, Requests},
     status, stream,
 };
 use crate::{
     attest::Caller,
-    broker::{Broker, Refused},
+    broker::{Broker, Refused, UnderWay},
     proto::v1::{
         AcknowledgeVersionRequest, AcknowledgeVersionResponse, CloseSessionRequest, CloseSessionResponse, GetSecretsRequest,
         GetSecretsResponse, Open, Opened, RedactRequest, RenewSessionRequest, SecretEvent, SessionRequest, SessionResponse,
@@ -60,14 +62,16 @@ impl Service<http::Request<Body>> for Tools {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Answer {
-        let Some(caller) = request.extensions().get::<Arc<Caller>>().cloned() else {
+        let Some(guest) = request.extensions().get::<Guest>().cloned() else {
             return Box::pin(async { Ok(unattested().into_http()) });
         };
         let broker = self.broker.clone();
         match request.uri().path() {
-            "/valetkey.v1.Broker/Session" => Box::pin(async move { Ok(stream::serve(broker, caller, request)) }),
+            "/valetkey.v1.Broker/Session" => Box::pin(async move { Ok(stream::serve(broker, guest, request)) }),
             "/valetkey.v1.Broker/GetSecrets" => Box::pin(async move {
-                let told = |out: frame::Out| async move { get_secrets(&broker, &caller, request, &out).await };
+                let told = |out: frame::Out| async move {
+                    get_secrets(&broker, &guest.caller, request, &out).await.inspect_err(|_| guest.pace.charge())
+                };
                 Ok(frame::told(told))
             }),
             _ => self.unary.call(request),
@@ -75,14 +79,21 @@ impl Service<http::Request<Body>> for Tools {
     }
 }
 
-async fn get_secrets(broker: &Broker, caller: &Caller, request: http::Request<Body>, out: &frame::Out) -> Result<(), Status> {
+async fn get_secrets(
+    broker: &Arc<Broker>,
+    caller: &Caller,
+    request: http::Request<Body>,
+    out: &frame::Out,
+) -> Result<(), Status> {
     let mut requests = Requests::<GetSecretsRequest>::new(request.into_body());
     let Some(GetSecretsRequest { session, names }) = requests.next().await? else {
         return Err(status::bad_request("the call carries no request"));
     };
-    let handouts = broker.session(caller, &session).and_then(|session| broker.get_all(caller, &session, &names));
-    let frame = frame::get_secrets(&handouts.map_err(|refused| status::refused(&refused))?);
-    out.send(frame).await;
+    let session = broker.session(caller, &session).map_err(refused)?;
+    // Until the answer is taken.
+    let _under_way = broker.begin(&session).map_err(refused)?;
+    let handouts = broker.get_all(caller, &session, &names).await.map_err(refused)?;
+    out.send(frame::get_secrets(&handouts)).await;
     Ok(())
 }
 
@@ -97,10 +108,11 @@ struct Unary {
 }
 
 impl Unary {
-    /// The caller and the session that it names, in the form that each call below needs.
+    /// The session that a request names, which counts as one.
     fn session<T>(&self, request: &Request<T>, id: &str) -> Result<(Arc<Caller>, Arc<Session>), Status> {
         let caller = caller(request)?;
-        let session = self.broker.session(&*caller, id).map_err(|refused| status::refused(&refused))?;
+        let session = self.broker.session(&*caller, id).map_err(refused)?;
+        self.broker.request(&*caller, &session).map_err(refused)?;
         Ok((caller, session))
     }
 
@@ -111,7 +123,7 @@ impl Unary {
 }
 
 fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
-    request.extensions().get::<Arc<Caller>>().cloned().ok_or_else(unattested)
+    request.extensions().get::<Guest>().map(|guest| guest.caller.clone()).ok_or_else(unattested)
 }
 
 fn bad_first() -> Status {
@@ -133,11 +145,11 @@ impl broker_server::Broker for Unary {
         let caller = caller(&request)?;
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(stream::OPEN_WITHIN, requests.message()).await;
-        let Ok(Some(RedactRequest { session, text })) = first.map_err(|_| bad_first())? else { return Err(bad_first()) };
-        let session = self.broker.session(&*caller, &session).map_err(refused)?;
+        let Ok(Some(first)) = first.map_err(|_| bad_first())? else { return Err(bad_first()) };
+        let session = self.broker.session(&*caller, &first.session).map_err(refused)?;
         let (redactor, place) = self.broker.cleaning(&*caller, &session).map_err(refused)?;
         let asks = redact::Asks::Tool { session, _place: place };
-        Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, text, requests)))
+        Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, Some(first), requests)))
     }
 
     async fn session(&self, _: Request<tonic::Streaming<SessionRequest>>) -> Result<Response<Self::SessionStream>, Status> {
@@ -155,7 +167,7 @@ impl broker_server::Broker for Unary {
         }
         let session = self.broker.open(&*caller, &stream::declaration(request.get_ref()), true).map_err(refused)?;
         stream::end_with_process(&self.broker, &caller, &session);
-        let expires = self.broker.renew(&*caller, &session).map_err(refused)?;
+        let expires = self.broker.renew(&session).map_err(refused)?;
         Ok(self.opened(&session, expires))
     }
 
@@ -170,33 +182,40 @@ impl broker_server::Broker for Unary {
     }
 
     async fn renew_session(&self, request: Request<RenewSessionRequest>) -> Result<Response<Opened>, Status> {
-        let (caller, session) = self.session(&request, &request.get_ref().session)?;
-        let expires = self.broker.renew(&*caller, &session).map_err(refused)?;
+        let (_, session) = self.session(&request, &request.get_ref().session)?;
+        let expires = self.broker.renew(&session).map_err(refused)?;
         Ok(self.opened(&session, expires))
     }
 
     async fn close_session(&self, request: Request<CloseSessionRequest>) -> Result<Response<CloseSessionResponse>, Status> {
-        if let Ok((_, session)) = self.session(&request, &request.get_ref().session) {
+        // Never over a limit: who closes takes nothing.
+        let caller = caller(&request)?;
+        if let Ok(session) = self.broker.session(&*caller, &request.get_ref().session) {
             self.broker.close(&session, End::Closed);
         }
         Ok(Response::new(CloseSessionResponse {}))
     }
 
     async fn watch_secrets(&self, request: Request<WatchSecretsRequest>) -> Result<Response<Self::WatchSecretsStream>, Status> {
-        let (caller, session) = self.session(&request, &request.get_ref().session)?;
-        caller.recheck().map_err(|_| refused(Refused::ended(End::ProcessGone)))?;
-        let broker = self.broker.clone();
-        let events = async_events(broker, session);
+        let (_, session) = self.session(&request, &request.get_ref().session)?;
+        let under_way = self.broker.begin(&session).map_err(refused)?;
+        let events = async_events(self.broker.clone(), session, under_way);
         Ok(Response::new(Box::pin(events)))
     }
 }
 
 /// The session's news, until it ends.
-fn async_events(broker: Arc<Broker>, session: Arc<Session>) -> impl Stream<Item = Result<SecretEvent, Status>> + Send {
+fn async_events(
+    broker: Arc<Broker>,
+    session: Arc<Session>,
+    under_way: UnderWay,
+) -> impl Stream<Item = Result<SecretEvent, Status>> + Send {
     use futures_util::stream::{self as futures, StreamExt};
     let news = session.watch();
     let first = std::collections::BTreeMap::new();
     let steps = futures::unfold((first, news, true, false), move |(mut told, mut news, first, over)| {
+        // Held as long as the stream is.
+        let _ = &under_way;
         let (broker, session) = (broker.clone(), session.clone());
         async move {
             if over {
@@ -208,7 +227,7 @@ fn async_events(broker: Arc<Broker>, session: Arc<Session>) -> impl Stream<Item 
             // Of a session that has ended that alone is news, as on the stream.
             let ended = session.ended();
             let events: Vec<_> = match ended {
-                Some(end) => vec![Event::Revoked(stream::revoked(String::new(), &Refused::ended(end)))],
+                Some(end) => vec![Event::Revoked(stream::revoked(String::new(), &Refused::ended(&session, end)))],
                 None => {
                     let changes = stream::changes(&broker, &session, &mut told).into_iter();
                     changes.map(|change| change.map_or_else(Event::Revoked, Event::Changed)).collect()

@@ -8,7 +8,7 @@ use super::{
     shapes,
     stream::{Gathered, Prefixes, within_last_line},
     variants::FLOOR,
-    views::{Layer, Newline, View},
+    views::{Layer, Marks, Newline, View},
 };
 
 /// Layers of backslashes, of percent-encoding and of entities that are taken off a text in search of a value.
@@ -72,17 +72,18 @@ impl<'e> Finder<'e> {
             let here = layers.last().map_or(text, View::bytes);
             // What the source of a view goes on with, the view may go on with.
             let newline = |at| newline_of(&layers, at);
+            let marks = Marks::of(here);
             let below = (layers.len() < BACKSLASH_LAYERS)
-                .then(|| View::of(Layer::Backslash, here, self.goes_on.is_some(), &newline))
+                .then(|| View::of(Layer::Backslash, here, marks, self.goes_on.is_some(), &newline))
                 .flatten();
             let mut at_layer = Seen { found: Vec::new(), held_from: here.len(), kept_from: here.len() };
             self.look(here, &mut at_layer);
             if self.shapes {
                 shapes::find(here, self.goes_on.is_some(), &mut at_layer);
             }
-            self.look_through(Layer::Percent, PERCENT_LAYERS, here, &newline, &mut at_layer);
-            self.look_through(Layer::Entity, ENTITY_LAYERS, here, &newline, &mut at_layer);
-            self.look_through(Layer::Wrapped, 1, here, &newline, &mut at_layer);
+            self.look_through(Layer::Percent, PERCENT_LAYERS, (here, marks), &newline, &mut at_layer);
+            self.look_through(Layer::Entity, ENTITY_LAYERS, (here, marks), &newline, &mut at_layer);
+            self.look_through(Layer::Wrapped, 1, (here, marks), &newline, &mut at_layer);
             let first = layers.first().or(below.as_ref());
             let down = |range| layers.iter().rev().fold(range, |range: Range<usize>, view| view.source(range));
             // In the text itself an escape is one; what looks like one further down may be the value's own backslash.
@@ -113,11 +114,20 @@ impl<'e> Finder<'e> {
     }
 
     /// Looks through up to `layers` layers of one kind.
-    fn look_through(&self, layer: Layer, layers: usize, text: &[u8], newline: &dyn Fn(usize) -> Newline, seen: &mut Seen<'e>) {
-        let Some(view) = (layers > 0).then(|| View::of(layer, text, self.goes_on.is_some(), newline)).flatten() else { return };
+    fn look_through(
+        &self,
+        layer: Layer,
+        layers: usize,
+        (text, marks): (&[u8], Marks),
+        newline: &dyn Fn(usize) -> Newline,
+        seen: &mut Seen<'e>,
+    ) {
+        let Some(view) = View::of(layer, text, marks, self.goes_on.is_some(), newline) else { return };
         let mut inside = Seen { found: Vec::new(), held_from: view.bytes().len(), kept_from: view.bytes().len() };
         self.look(view.bytes(), &mut inside);
-        self.look_through(layer, layers - 1, view.bytes(), newline, &mut inside);
+        if layers > 1 {
+            self.look_through(layer, layers - 1, (view.bytes(), Marks::of(view.bytes())), newline, &mut inside);
+        }
         let called = match layer {
             Layer::Percent => Form::Percent,
             Layer::Wrapped => Form::Base64,

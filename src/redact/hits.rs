@@ -19,11 +19,17 @@ pub struct Hit {
     pub form: Form,
     /// Never zero.
     pub count: u64,
+    /// In which line of the text it begins, from 1. Only where [`Wanted::lines`](super::Wanted::lines) asks for it.
+    pub line: Option<u64>,
 }
 
-/// Hits by name, version and form.
+/// Hits by name, version, form and line.
 #[derive(Default)]
-pub(super) struct Hits(Vec<Hit>);
+pub(super) struct Hits {
+    all: Vec<Hit>,
+    /// Of what is counted next.
+    pub line: Option<u64>,
+}
 
 impl Hits {
     /// Counts what stood in one place: each secret once, however many of its forms or pieces were found there. What ends
@@ -37,15 +43,18 @@ impl Hits {
 
     fn add(&mut self, owner: &Owner, form: Form) {
         let version = (form != Form::Shape).then_some(&owner.version);
-        let same = |hit: &&mut Hit| hit.name == owner.name && hit.version.as_ref() == version && hit.form == form;
-        match self.0.iter_mut().find(same) {
+        let line = self.line;
+        let same =
+            |hit: &&mut Hit| hit.line == line && hit.name == owner.name && hit.version.as_ref() == version && hit.form == form;
+        // The latest first: where lines are told, the others are of earlier ones.
+        match self.all.iter_mut().rev().take_while(|hit| hit.line == line).find(same) {
             Some(hit) => hit.count += 1,
-            None => self.0.push(Hit { name: owner.name.clone(), version: version.cloned(), form, count: 1 }),
+            None => self.all.push(Hit { name: owner.name.clone(), version: version.cloned(), form, count: 1, line }),
         }
     }
 
     pub fn into_list(self) -> Vec<Hit> {
-        self.0
+        self.all
     }
 }
 

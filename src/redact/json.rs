@@ -13,7 +13,8 @@ use serde::de::IgnoredAny;
 use super::{
     engine::Owner,
     find::{Finder, Merged, union},
-    hits::placeholder,
+    hits::{Hits, placeholder},
+    shapes,
 };
 use crate::name::SecretName;
 
@@ -32,15 +33,21 @@ pub(super) struct Cleaner<'e> {
 
 impl<'e> Cleaner<'e> {
     pub fn union(&self, found: Vec<super::engine::Found<'e>>) -> Vec<Merged<'e>> {
-        union(found, &|one| (self.named)(&one.owner.name))
+        union(found, &|one| self.is_named(one.owner))
     }
 
     pub fn placeholder(&self, owner: &Owner, out: &mut Vec<u8>) {
-        placeholder(owner, (self.named)(&owner.name), out);
+        placeholder(owner, self.is_named(owner), out);
     }
 
-    /// What may be passed on in place of a line of JSON in which something was found.
-    pub fn clean(&self, line: &[u8], spots: &[Spot<'e>]) -> Option<Vec<u8>> {
+    /// A shape is nobody's secret.
+    fn is_named(&self, owner: &Owner) -> bool {
+        shapes::is_shape(owner) || (self.named)(&owner.name)
+    }
+
+    /// What may be passed on in place of a line of JSON in which something was found. What shows only once the rest is taken out is
+    /// counted here.
+    pub fn clean(&self, line: &[u8], spots: &[Spot<'e>], hits: &mut Hits) -> Option<Vec<u8>> {
         let mut clean = self.rewrite(line, spots, NESTING);
         for _ in 0..PASSES {
             let left = self.left_in(&clean);
@@ -50,7 +57,8 @@ impl<'e> Cleaner<'e> {
             if left.is_empty() {
                 return Some(clean);
             }
-            clean = self.rewrite(&clean, &left, NESTING);
+            left.iter().for_each(|merged| hits.count(merged, 0));
+            clean = self.rewrite(&clean, &self::spots(&left, 0), NESTING);
         }
         withheld(line, spots)
     }
@@ -64,7 +72,7 @@ impl<'e> Cleaner<'e> {
 
     /// What is found in a cleaned text. A value that ends in a backslash hides the start of an escaped one right after it.
     /// What is part of a placeholder does not count: a secret may be called like another's value.
-    fn left_in(&self, text: &[u8]) -> Vec<Spot<'e>> {
+    fn left_in(&self, text: &[u8]) -> Vec<Merged<'e>> {
         let found = Finder { goes_on: None, ..self.finder }.find(text).found;
         if found.is_empty() {
             return Vec::new();
@@ -72,7 +80,7 @@ impl<'e> Cleaner<'e> {
         let starts: Vec<usize> = memmem::find_iter(text, "[redacted").collect();
         let end = |start: usize| memchr::memchr(b']', &text[start..]).map_or(text.len(), |end| start + end + 1);
         let in_one = |range: &Range<usize>| starts.iter().any(|start| *start < range.end && range.start < end(*start));
-        spots(&self.union(found.into_iter().filter(|one| !in_one(&one.range)).collect()), 0)
+        self.union(found.into_iter().filter(|one| !in_one(&one.range)).collect())
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    borrow::Cow,
     fmt,
     io::{self, Write},
     panic::{self, PanicHookInfo},
@@ -21,7 +20,7 @@ use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 #[cfg(feature = "otel")]
 use tracing_subscriber::{Layer, Registry, layer::SubscriberExt};
 
-use super::Redactor;
+use super::{Hit, Passed, Redactor};
 
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,16 +32,40 @@ pub enum Format {
     Json,
 }
 
-/// Lines that held a value, of every log of this process. A log line about it would be one more to filter: it is counted, no more.
+/// Lines that held a value, of every log of this process.
 static REDACTED: AtomicU64 = AtomicU64::new(0);
+
+/// What was found in them, until somebody takes it. Told later: while a line is written, no other can be.
+static FOUND: Mutex<Vec<Hit>> = Mutex::new(Vec::new());
+
+/// Kinds of find that wait at most: more only where nobody takes them.
+const MOST_FOUND: usize = 10_000;
 
 /// Lines of the log, and messages of panics, that a value was taken out of since the process started.
 pub fn redacted_lines() -> u64 {
     REDACTED.load(Relaxed)
 }
 
-fn count(redacted: bool) {
-    REDACTED.fetch_add(redacted.into(), Relaxed);
+/// What was found since the last call, by secret, version and form.
+pub fn take_found() -> Vec<Hit> {
+    std::mem::take(&mut *FOUND.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+fn count(hits: Vec<Hit>) {
+    if hits.is_empty() {
+        return;
+    }
+    REDACTED.fetch_add(1, Relaxed);
+    let mut found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    for hit in hits {
+        let same = |other: &&mut Hit| other.name == hit.name && other.version == hit.version && other.form == hit.form;
+        let full = found.len() >= MOST_FOUND;
+        match found.iter_mut().find(same) {
+            Some(other) => other.count = other.count.saturating_add(hit.count),
+            None if full => {}
+            None => found.push(hit),
+        }
+    }
 }
 
 /// The level filter makes no sense.
@@ -128,8 +151,8 @@ impl<W: Write> Write for Event<'_, W> {
 
 impl<W: Write> Drop for Event<'_, W> {
     fn drop(&mut self) {
-        let clean = self.to.redactor.redact(&self.text);
-        count(matches!(clean, Cow::Owned(_)));
+        let Passed { text: clean, hits } = self.to.redactor.redact_and_tell(&self.text);
+        count(hits);
         let mut inner = self.to.inner.lock().unwrap_or_else(PoisonError::into_inner);
         // There is nowhere to say that the log cannot be written.
         drop(inner.write_all(&clean).and_then(|()| inner.flush()));
@@ -145,11 +168,11 @@ pub fn install_panic_hook(redactor: Redactor, to: impl Write + Send + 'static) {
     let to = Mutex::new(to);
     panic::set_hook(Box::new(move |info| {
         let text = PanicText(info).to_string();
-        let clean = redactor.redact_str(&text);
-        count(matches!(clean, Cow::Owned(_)));
+        let Passed { text: clean, hits } = redactor.redact_and_tell(text.as_bytes());
+        count(hits);
         // Only other threads' panics wait here: one from within this hook ends the process at once.
         let mut to = to.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(to.write_all(clean.as_bytes()).and_then(|()| to.flush()));
+        drop(to.write_all(&clean).and_then(|()| to.flush()));
     }));
 }
 

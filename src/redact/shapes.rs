@@ -78,10 +78,17 @@ const OTHERS: [&str; 3] = ["jwt", "private-key", "aws-secret-access-key"];
 static OWNERS: LazyLock<Vec<Owner>> = LazyLock::new(|| {
     let names = SHAPES.iter().map(|shape| shape.name).chain(OTHERS);
     let owner = |(n, name): (usize, &str)| {
-        Some(Owner { id: u64::MAX - n as u64, name: format!("shape/{name}").parse().ok()?, version: 0.into() })
+        Some(Owner { id: FIRST_ID + n as u64, name: format!("shape/{name}").parse().ok()?, version: 0.into() })
     };
     names.enumerate().filter_map(owner).collect()
 });
+
+/// Of the shapes. No secret comes so far: theirs are counted from zero.
+const FIRST_ID: u64 = u64::MAX - 1023;
+
+pub(super) fn is_shape(owner: &Owner) -> bool {
+    owner.id >= FIRST_ID
+}
 
 static LITERALS: LazyLock<Vec<Finder<'static>>> =
     LazyLock::new(|| SHAPES.iter().map(|shape| Finder::new(shape.literal)).collect());

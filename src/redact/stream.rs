@@ -13,9 +13,9 @@
 
 mod prefixes;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memchr_iter, memrchr};
 use zeroize::Zeroizing;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
     find::{Finder, Merged, Seen},
     json::{self, Cleaner, Spot},
 };
-use crate::name::SecretName;
+use crate::{name::SecretName, secret::wipe_bytes};
 pub(super) use prefixes::{Gathered, Prefixes, within_last_line};
 
 /// Bytes of the longest line that is held as a whole.
@@ -34,6 +34,9 @@ const MOST_CONTEXT: usize = 64 << 10;
 
 /// Bytes without the mark of any escape after which none that began before goes on, at any layer.
 const NO_ESCAPE: usize = 96;
+
+/// Room that is kept for the next line. A longer line is rare, and gives back what it took.
+const MOST_ROOM: usize = 4 << 20;
 
 /// Bytes that show whether a line is JSON.
 const SHOWS_JSON: usize = 256;
@@ -52,18 +55,39 @@ pub struct Passed<'t> {
     pub hits: Vec<Hit>,
 }
 
+/// What may be passed on of a text.
+enum Out {
+    /// This part of it, as it is.
+    As(Range<usize>),
+    /// Something else in its place.
+    Anew(Vec<u8>, Vec<Hit>),
+}
+
+impl Out {
+    fn of(self, text: &[u8]) -> Passed<'_> {
+        match self {
+            Self::As(range) => Passed { text: Cow::Borrowed(&text[range]), hits: Vec::new() },
+            Self::Anew(text, hits) => Passed { text: Cow::Owned(text), hits },
+        }
+    }
+}
+
 /// One channel of what a tool writes.
 pub struct Stream {
     redactor: Redactor,
     wanted: Wanted,
-    /// The unfinished line, and what before it may still be part of a find.
+    /// The unfinished line, and what before it may still be part of a find. Its room is kept from line to line.
     text: Zeroizing<Vec<u8>>,
+    /// So much of the start of `text` is done with. It holds no value, and is lent to the caller until the next piece comes.
+    done: usize,
     /// How much of `text` was passed on.
     passed: usize,
     /// The last of that was a placeholder.
     in_place: bool,
     /// `text` starts within a line.
     within_line: bool,
+    /// Which line that is, from 1. Counted only where it is asked for.
+    line: u64,
     /// `text` is a line of JSON without its end.
     json: bool,
     failed: bool,
@@ -72,75 +96,118 @@ pub struct Stream {
 impl Stream {
     pub(super) fn new(redactor: Redactor, wanted: Wanted) -> Self {
         let text = Zeroizing::default();
-        Self { redactor, wanted, text, passed: 0, in_place: false, within_line: false, json: false, failed: false }
+        Self {
+            redactor,
+            wanted,
+            text,
+            done: 0,
+            passed: 0,
+            in_place: false,
+            within_line: false,
+            line: 1,
+            json: false,
+            failed: false,
+        }
     }
 
     /// The next piece. Answers with what may be passed on by now.
-    pub fn push<'t>(&mut self, piece: &'t [u8]) -> Result<Passed<'t>, LineTooLong> {
+    pub fn push<'t>(&'t mut self, piece: &'t [u8]) -> Result<Passed<'t>, LineTooLong> {
         if self.failed {
             return Err(LineTooLong);
         }
+        self.let_go(self.done);
         if self.json && self.text.len() >= SHOWS_JSON && memchr(b'\n', piece).is_none() {
-            return self.hold(piece);
+            self.text.extend_from_slice(piece);
+            return self.limited(Out::As(0..0), b"");
         }
         self.go_on(piece, false)
     }
 
     /// The end of the text: what was held. The stream can be used for another text then.
-    pub fn finish(&mut self) -> Result<Passed<'static>, LineTooLong> {
+    pub fn finish(&mut self) -> Result<Passed<'_>, LineTooLong> {
         if self.failed {
             return Err(LineTooLong);
         }
+        self.let_go(self.done);
         self.go_on(b"", true)
     }
 
     /// A text that is all there.
     pub(super) fn clean(mut self, text: &[u8]) -> Result<Passed<'_>, LineTooLong> {
-        self.go_on(text, true)
+        Ok(self.look(text, true).0.of(text))
     }
 
     /// Bytes that were taken and not passed on yet.
     pub fn held(&self) -> usize {
-        self.text.len() - self.passed
+        self.text.len() - self.done - self.passed
     }
 
-    fn hold<'t>(&mut self, piece: &[u8]) -> Result<Passed<'t>, LineTooLong> {
+    fn go_on<'t>(&'t mut self, piece: &'t [u8], ends: bool) -> Result<Passed<'t>, LineTooLong> {
+        if self.text.is_empty() {
+            let (out, kept) = self.look(piece, ends);
+            self.text.extend_from_slice(&piece[kept..]);
+            return self.limited(out, piece);
+        }
         self.text.extend_from_slice(piece);
+        let text = std::mem::take(&mut self.text);
+        let (out, kept) = self.look(&text, ends);
+        self.text = text;
+        match out {
+            // The caller gets it from where it lies.
+            Out::As(range) if self.text.len() - kept <= MOST_HELD => {
+                self.done = kept;
+                Ok(Out::As(range).of(&self.text))
+            }
+            out => {
+                self.let_go(kept);
+                self.limited(out, piece)
+            }
+        }
+    }
+
+    /// What stands before a line that is too long was clean, and is lost with it: no matter, as the tool is stopped.
+    fn limited<'t>(&mut self, out: Out, piece: &'t [u8]) -> Result<Passed<'t>, LineTooLong> {
         if self.text.len() > MOST_HELD {
             self.failed = true;
             self.text = Zeroizing::default();
             self.passed = 0;
             return Err(LineTooLong);
         }
-        Ok(Passed { text: Cow::Borrowed(b""), hits: Vec::new() })
+        Ok(out.of(piece))
     }
 
-    fn go_on<'t>(&mut self, piece: &'t [u8], ends: bool) -> Result<Passed<'t>, LineTooLong> {
+    /// Drops the first bytes of what is held, and leaves no copy of them.
+    fn let_go(&mut self, count: usize) {
+        self.done = 0;
+        if count == 0 {
+            return;
+        }
+        let left = self.text.len() - count;
+        if left == 0 && self.text.capacity() > MOST_ROOM {
+            self.text = Zeroizing::default();
+            return;
+        }
+        self.text.copy_within(count.., 0);
+        wipe_bytes(&mut self.text[left..]);
+        self.text.truncate(left);
+    }
+
+    fn look(&mut self, text: &[u8], ends: bool) -> (Out, usize) {
         let (redactor, named) = (self.redactor.clone(), self.wanted.named.clone());
         let tables = redactor.tables();
         let named = move |name: &SecretName| named.as_ref().is_none_or(|named| named(name));
         let cleaner = Cleaner { finder: redactor.finder(&tables, self.wanted.shapes), named: &named };
-        if self.text.is_empty() {
-            let (passed, kept) = self.pass(piece, &cleaner, &tables, ends);
-            self.text = Zeroizing::new(piece[kept..].to_vec());
-            return self.limited(passed);
-        }
-        let mut text = std::mem::take(&mut self.text);
-        text.extend_from_slice(piece);
-        let (passed, kept) = self.pass(&text, &cleaner, &tables, ends);
-        let passed = Passed { text: Cow::Owned(passed.text.into_owned()), hits: passed.hits };
-        // Into a buffer of its own: what is taken out of one stays in its memory, and this was not redacted.
-        self.text = if kept == 0 { text } else { Zeroizing::new(text[kept..].to_vec()) };
-        self.limited(passed)
+        let (out, kept) = self.pass(text, &cleaner, &tables, ends);
+        self.line += self.lines_in(&text[..kept]);
+        (out, kept)
     }
 
-    /// What stands before a line that is too long was clean, and is lost with it: no matter, as the tool is stopped.
-    fn limited<'t>(&mut self, passed: Passed<'t>) -> Result<Passed<'t>, LineTooLong> {
-        self.hold(b"").map(|_| passed)
+    fn lines_in(&self, text: &[u8]) -> u64 {
+        if self.wanted.lines { memchr_iter(b'\n', text).count() as u64 } else { 0 }
     }
 
     /// What of `text` may be passed on beyond what was, and from where on it must be kept.
-    fn pass<'t>(&mut self, text: &'t [u8], cleaner: &Cleaner<'_>, tables: &Tables, ends: bool) -> (Passed<'t>, usize) {
+    fn pass(&mut self, text: &[u8], cleaner: &Cleaner<'_>, tables: &Tables, ends: bool) -> (Out, usize) {
         let last_line = memrchr(b'\n', text).map_or(0, |newline| newline + 1);
         self.json = !ends && self.is_json_so_far(text, last_line);
         let scope = if self.json { &text[..last_line] } else { text };
@@ -171,21 +238,26 @@ impl Stream {
         from_start && text[line..self.passed.max(line)].trim_ascii().is_empty()
     }
 
-    fn as_it_is<'t>(&mut self, scope: &'t [u8], held_from: usize) -> Passed<'t> {
+    fn as_it_is(&mut self, scope: &[u8], held_from: usize) -> Out {
         let from = self.passed.min(scope.len());
         if held_from > from {
             (self.passed, self.in_place) = (held_from, false);
         }
-        Passed { text: Cow::Borrowed(&scope[from..held_from.max(from)]), hits: Vec::new() }
+        Out::As(from..held_from.max(from))
     }
 
-    fn cleaned<'t>(&mut self, scope: &[u8], cleaner: &Cleaner<'_>, merged: &[Merged<'_>], held_from: usize) -> Passed<'t> {
+    fn cleaned(&mut self, scope: &[u8], cleaner: &Cleaner<'_>, merged: &[Merged<'_>], held_from: usize) -> Out {
         let mut out = Vec::with_capacity(scope.len() - self.passed.min(scope.len()));
         let (mut hits, mut next) = (Hits::default(), 0);
+        let mut counted = (0, self.line);
         while let Some(one) = merged.get(next).filter(|one| one.range.start < held_from) {
             next += 1;
             if one.range.end <= self.passed {
                 continue;
+            }
+            if self.wanted.lines {
+                counted = (one.range.start, counted.1 + self.lines_in(&scope[counted.0..one.range.start]));
+                hits.line = Some(counted.1);
             }
             hits.count(one, self.passed);
             match self.json_line(scope, one.range.start) {
@@ -195,7 +267,8 @@ impl Stream {
                         next += 1;
                     }
                     let first = merged[..next].partition_point(|one| one.range.start < start);
-                    self.put_line(&scope[..end], start, cleaner, &json::spots(&merged[first..next], start), &mut out);
+                    let spots = json::spots(&merged[first..next], start);
+                    self.put_line(&scope[..end], start, cleaner, &spots, &mut hits, &mut out);
                 }
                 None => self.put(scope, one, cleaner, &mut out),
             }
@@ -204,7 +277,7 @@ impl Stream {
             out.extend_from_slice(&scope[self.passed..held_from]);
             (self.passed, self.in_place) = (held_from, false);
         }
-        Passed { text: Cow::Owned(out), hits: hits.into_list() }
+        Out::Anew(out, hits.into_list())
     }
 
     /// Passes on what stands before the find, and a placeholder.
@@ -220,11 +293,19 @@ impl Stream {
     }
 
     /// Passes on what stands before the line of JSON at the end, and what can be passed on of that.
-    fn put_line(&mut self, scope: &[u8], start: usize, cleaner: &Cleaner<'_>, spots: &[Spot<'_>], out: &mut Vec<u8>) {
+    fn put_line<'e>(
+        &mut self,
+        scope: &[u8],
+        start: usize,
+        cleaner: &Cleaner<'e>,
+        spots: &[Spot<'e>],
+        hits: &mut Hits,
+        out: &mut Vec<u8>,
+    ) {
         // White space may have been passed on; it stands in the clean line as well.
         let already = self.passed.saturating_sub(start);
         out.extend_from_slice(&scope[self.passed.min(start)..start]);
-        self.passed = match cleaner.clean(&scope[start..], spots) {
+        self.passed = match cleaner.clean(&scope[start..], spots, hits) {
             Some(clean) => {
                 out.extend_from_slice(&clean[already..]);
                 scope.len()

@@ -7,10 +7,10 @@
 //! No form holds a newline. A multi-line value is known by its lines, so a newline is always a safe place to cut a stream.
 
 mod encodings;
+mod parts;
 
 use zeroize::Zeroizing;
 
-use super::views::{Layer, View};
 use encodings::encodings;
 
 /// Bytes below which a value is not looked for: it would be found in ordinary text, and its encodings in ordinary numbers.
@@ -76,7 +76,7 @@ fn looked_for(line: &[u8]) -> bool {
     line.len() >= FLOOR && !pem_mark
 }
 
-/// Calls `see` with the value and what is in it: its lines, the strings of its JSON, the password of its URL.
+/// Calls `see` with the value and what is in it: its lines, and the [`parts`] that a program uses by themselves.
 fn part(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
     // A base64 or hex form of the untrimmed value contains that of the trimmed one.
     let value = value.trim_ascii();
@@ -102,10 +102,7 @@ fn part(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
         part(inside, depth - 1, see);
     }
     match std::str::from_utf8(value) {
-        Ok(_) => {
-            json_strings(value, &mut |leaf| part(leaf, depth - 1, see));
-            url_password(value, &mut |password| part(password, depth - 1, see));
-        }
+        Ok(text) => parts::each(text, &mut |leaf| part(leaf, depth - 1, see)),
         // What is left of a binary key when it is printed as text.
         Err(_) => {
             let mut text = Zeroizing::new(String::with_capacity(value.len() * 3));
@@ -156,61 +153,4 @@ fn other_line_ends(value: &[u8], see: &mut dyn FnMut(&[u8])) {
         }
     }
     see(&other);
-}
-
-/// Keys of JSON secrets, as AWS Secrets Manager and others write them, whose values say where the secret is for: `us-east-1`
-/// and `postgres` are in every other line of a log.
-const PUBLIC_KEYS: [&[u8]; 12] = [
-    b"database",
-    b"dbInstanceIdentifier",
-    b"dbname",
-    b"engine",
-    b"host",
-    b"hostname",
-    b"port",
-    b"protocol",
-    b"region",
-    b"scheme",
-    b"type",
-    b"token_uri",
-];
-
-/// The strings in a JSON object or array, without the object's keys, and without what stands under a public key. Numbers are
-/// left: times and ids are, PINs seldom.
-fn json_strings(value: &[u8], see: &mut dyn FnMut(&[u8])) {
-    if !matches!(value.first(), Some(b'{' | b'[')) || serde_json::from_slice::<serde::de::IgnoredAny>(value).is_err() {
-        return;
-    }
-    let (mut rest, mut key): (_, &[u8]) = (value, b"");
-    while let Some(open) = rest.iter().position(|b| *b == b'"') {
-        let inside = &rest[open + 1..];
-        let mut end = 0;
-        while inside[end] != b'"' {
-            end += if inside[end] == b'\\' { 2 } else { 1 };
-        }
-        rest = &inside[end + 1..];
-        if rest.trim_ascii_start().first() == Some(&b':') {
-            key = &inside[..end];
-        } else if !PUBLIC_KEYS.contains(&key) {
-            match View::whole_of(Layer::Backslash, &inside[..end]) {
-                Some(plain) => see(plain.bytes()),
-                None => see(&inside[..end]),
-            }
-        }
-    }
-}
-
-/// The password in `scheme://user:password@host`, as written and decoded; or the token in `scheme://token@host`.
-fn url_password(value: &[u8], see: &mut dyn FnMut(&[u8])) {
-    let Some(scheme) = value.windows(3).position(|w| w == b"://") else { return };
-    let rest = &value[scheme + 3..];
-    let authority = rest.split(|b| b"/?#".contains(b)).next().unwrap_or(rest);
-    // A password with a raw `/` in it is not a valid URL, and common.
-    let userinfo = [authority, rest].iter().find_map(|text| Some(&text[..text.iter().rposition(|b| *b == b'@')?]));
-    let Some(userinfo) = userinfo else { return };
-    let secret = userinfo.iter().position(|b| *b == b':').map_or(userinfo, |colon| &userinfo[colon + 1..]);
-    see(secret);
-    if let Some(plain) = View::whole_of(Layer::Percent, secret) {
-        see(plain.bytes());
-    }
 }

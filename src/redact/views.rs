@@ -11,7 +11,7 @@ mod wrapped;
 
 use std::ops::Range;
 
-use memchr::memchr;
+use memchr::{memchr, memchr2, memchr3};
 
 use crate::secret::wipe_bytes;
 use escapes::Reading;
@@ -46,6 +46,37 @@ pub(super) enum Newline {
     Gap,
 }
 
+const MARKS: [u8; 3] = [b'\\', b'%', b'&'];
+
+/// Where the first mark of each kind of escape stands: backslash, percent sign, ampersand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Marks {
+    first: [Option<usize>; 3],
+}
+
+impl Marks {
+    /// In one pass over the text: most of it has few of them, or none.
+    pub fn of(text: &[u8]) -> Self {
+        let mut marks = Self { first: [None; 3] };
+        let Some(one) = memchr3(MARKS[0], MARKS[1], MARKS[2], text) else { return marks };
+        let (x, y) = marks.note(text, one);
+        let Some(two) = memchr2(x, y, &text[one..]).map(|at| one + at) else { return marks };
+        marks.note(text, two);
+        let last = if text[two] == x { y } else { x };
+        if let Some(three) = memchr(last, &text[two..]).map(|at| two + at) {
+            marks.note(text, three);
+        }
+        marks
+    }
+
+    /// Notes the mark at this place. Answers with the other two.
+    fn note(&mut self, text: &[u8], at: usize) -> (u8, u8) {
+        let which = MARKS.iter().position(|mark| *mark == text[at]).unwrap_or_default();
+        self.first[which] = Some(at);
+        (MARKS[(which + 1) % 3], MARKS[(which + 2) % 3])
+    }
+}
+
 /// A text with one layer of escapes taken off. It may hold a secret in the clear, so it is wiped when dropped.
 pub(super) struct View {
     bytes: Vec<u8>,
@@ -75,28 +106,38 @@ impl Escape {
 impl View {
     /// The source with the layer taken off; none where there is nothing to take off. If the source will go on, the view ends
     /// before an escape that is not complete yet.
-    pub fn of(layer: Layer, source: &[u8], goes_on: bool, newline: &dyn Fn(usize) -> Newline) -> Option<Self> {
-        Self::layer(layer, source, goes_on, NEAR, newline)
+    /// `marks` are those of the source.
+    pub fn of(layer: Layer, source: &[u8], marks: Marks, goes_on: bool, newline: &dyn Fn(usize) -> Newline) -> Option<Self> {
+        Self::layer(layer, source, marks, goes_on, NEAR, newline)
     }
 
-    fn layer(layer: Layer, source: &[u8], goes_on: bool, near: usize, newline: &dyn Fn(usize) -> Newline) -> Option<Self> {
+    fn layer(
+        layer: Layer,
+        source: &[u8],
+        marks: Marks,
+        goes_on: bool,
+        near: usize,
+        newline: &dyn Fn(usize) -> Newline,
+    ) -> Option<Self> {
         // Offsets are kept in 32 bits. No caller has a text that long; one that had gets no views, not wrong ones.
         u32::try_from(source.len()).ok()?;
+        let [backslash, percent, entity] = marks.first;
         match layer {
-            Layer::Backslash => Self::decode(source, b'\\', escapes::backslash, goes_on, near),
-            Layer::Percent => Self::decode(source, b'%', escapes::percent, goes_on, near),
-            Layer::Entity => Self::decode(source, b'&', escapes::entity, goes_on, near),
+            Layer::Backslash => Self::decode(source, backslash?, escapes::backslash, goes_on, near),
+            Layer::Percent => Self::decode(source, percent?, escapes::percent, goes_on, near),
+            Layer::Entity => Self::decode(source, entity?, escapes::entity, goes_on, near),
             Layer::Wrapped => wrapped::unwrap(source, goes_on, newline),
         }
     }
 
     /// A text that is all there with the layer taken off, and nothing left out.
     pub fn whole_of(layer: Layer, source: &[u8]) -> Option<Self> {
-        Self::layer(layer, source, false, usize::MAX / 4, &|_| Newline::Text)
+        Self::layer(layer, source, Marks::of(source), false, usize::MAX / 4, &|_| Newline::Text)
     }
 
-    fn decode(source: &[u8], mark: u8, read: fn(&[u8]) -> Reading, goes_on: bool, near: usize) -> Option<Self> {
-        let first = memchr(mark, source)?;
+    /// `first` is where the first mark is.
+    fn decode(source: &[u8], first: usize, read: fn(&[u8]) -> Reading, goes_on: bool, near: usize) -> Option<Self> {
+        let mark = source[first];
         let mut view = Self::empty(source.len() - first.saturating_sub(2 * near), near);
         let (mut from, mut next) = (0, Some(first));
         while let Some(run) = next {

@@ -10,7 +10,7 @@
 //! about the file, it is not used.
 
 mod content;
-mod file;
+pub(crate) mod file;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

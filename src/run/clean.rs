@@ -59,7 +59,7 @@ impl Cleaner {
 
 impl Filter for Cleaner {
     fn push(&mut self, channel: Channel, bytes: &[u8], out: &mut Vec<u8>) -> Verdict {
-        let (redactor, wanted) = (&self.redactor, Wanted { shapes: self.shapes, named: None });
+        let (redactor, wanted) = (&self.redactor, Wanted { shapes: self.shapes, ..Wanted::default() });
         let mut stream = self.streams.remove(&channel).unwrap_or_else(|| redactor.stream(wanted));
         let verdict = self.judge(channel, stream.push(bytes), out);
         self.streams.insert(channel, stream);
@@ -72,7 +72,7 @@ impl Filter for Cleaner {
     }
 }
 
-fn report(Hit { name, version, form, count }: Hit, channel: Channel, stopped: bool) -> v1::Redacted {
+fn report(Hit { name, version, form, count, .. }: Hit, channel: Channel, stopped: bool) -> v1::Redacted {
     let channel = match channel {
         Channel::Stdout => v1::Channel::Stdout,
         Channel::Stderr => v1::Channel::Stderr,

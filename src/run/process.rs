@@ -51,4 +51,4 @@ pub use guardian::Guardian;
 pub use replace::replace;
 pub use signals::Signals;
 pub use start::{Confinement, Limit, Start, Variable};
-pub use supervise::supervise;
+pub use supervise::{Launched, launch, supervise};

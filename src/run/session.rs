@@ -2,12 +2,15 @@
 //! waits for nobody.
 
 use std::{
+    future::poll_fn,
     io,
     path::PathBuf,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
+    task::Poll,
     thread,
     time::Duration,
 };
@@ -70,11 +73,23 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 impl Granted {
-    /// Everything that the tool is to have, in the plan's order. Nothing is started where any of it cannot be had.
-    pub fn fetch(&self) -> Result<Vec<Secret>, Error> {
+    /// Everything that the tool is to have, in the plan's order. Nothing is started where any of it cannot be had. `meanwhile` runs
+    /// while the daemon answers.
+    pub fn fetch<T>(&self, meanwhile: impl FnOnce() -> T) -> Result<(Vec<Secret>, T), Error> {
         // All at once: the answers come in order, on one stream.
         let secrets = self.plan.secrets.iter().map(|delivered| self.session.get(&delivered.secret));
-        self.runtime.block_on(futures_util::future::try_join_all(secrets))
+        let mut secrets = pin!(futures_util::future::try_join_all(secrets));
+        self.runtime.block_on(async {
+            let asked = poll_fn(|cx| Poll::Ready(secrets.as_mut().poll(cx))).await;
+            // The tasks that write to the daemon have their turn.
+            tokio::task::yield_now().await;
+            let done = meanwhile();
+            let secrets = match asked {
+                Poll::Ready(secrets) => secrets?,
+                Poll::Pending => secrets.await?,
+            };
+            Ok((secrets, done))
+        })
     }
 
     /// Follows the session on a thread of its own, which tells `hear` of what comes; that answers whether the tool has it now.

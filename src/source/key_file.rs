@@ -16,7 +16,7 @@ const LONGEST: usize = 64 * 1024;
 
 /// Reads such a file, without the white space around it. One that others on the host may read or write is refused: what is in it
 /// opens everything.
-pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+pub(crate) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, SourceError> {
     read_where(path, "read or written", |facts| is_private(facts.mode(), facts.gid()))
 }
 

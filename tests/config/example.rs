@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use valetkey::{
+    alarm::Rules,
     config::{self, DaemonSettings, SecretSettings},
-    limits::Limits,
+    limits::{Ceilings, Limits},
     policy::Policy,
 };
 
@@ -57,6 +58,9 @@ fn options_shown_as_defaults_are_the_defaults() {
         ..shown.daemon.clone()
     };
     assert_eq!(daemon, DaemonSettings::default());
+    let alarm = shown.alarm.clone().unwrap();
+    assert_eq!((alarm.rules, plain.alarm.clone().unwrap().rules), (Rules::default(), Rules::default()));
+    assert_eq!((shown.policy.ceilings(), plain.policy.ceilings()), (&Ceilings::default(), &Ceilings::default()));
     let limits = |policy: &Policy| policy.tool("billing").unwrap().limits;
     assert_eq!(limits(&shown.policy), Limits::default());
     assert_eq!(limits(&plain.policy), Limits::default());

@@ -51,7 +51,7 @@ fn the_example_reads_as_it_is_written() {
     assert_eq!(billing.grants["stripe/api-key"].delivery, Delivery::Env("STRIPE_SECRET_KEY".into()));
     assert_eq!(billing.grants["mail/smtp-password"].delivery, Delivery::Credential("smtp-password".into()));
     let reports = config.policy.tool("reports").unwrap();
-    assert_eq!(reports.limits, Limits { per_minute: 60, concurrent: 2, ..Limits::default() });
+    assert_eq!(reports.limits, Limits { per_minute: 60, per_second: 10, concurrent: 2, ..Limits::default() });
 }
 
 #[test]

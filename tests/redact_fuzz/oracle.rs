@@ -106,15 +106,73 @@ fn parts(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
         parts(&value[1..value.len() - 1], depth - 1, see);
     }
     if let Ok(json @ (serde_json::Value::Object(_) | serde_json::Value::Array(_))) = serde_json::from_slice(value) {
-        leaves(&json, &mut |leaf| parts(leaf.as_bytes(), depth - 1, see));
+        return leaves(&json, &mut |leaf| parts(leaf.as_bytes(), depth - 1, see));
     }
     let text = String::from_utf8_lossy(value).into_owned();
+    used_alone(&text).iter().for_each(|part| parts(part, depth - 1, see));
     if let Some((_, rest)) = text.split_once("://")
         && let Some((user, _)) = rest.split_once('@')
         && let Some((_, password)) = user.split_once(':')
     {
         parts(password.as_bytes(), depth - 1, see);
     }
+}
+
+/// What programs take out of a text: `password=...`, the token of `Bearer ...`, what is behind base64 and behind `\n`.
+fn used_alone(text: &str) -> Vec<Vec<u8>> {
+    let mut all: Vec<Vec<u8>> = Vec::new();
+    for (at, _) in text.match_indices(['=', ':']) {
+        let key = text[..at].trim_ascii_end();
+        let key = key.rsplit(|c: char| !c.is_ascii_alphanumeric() && !"_-.".contains(c)).next().unwrap();
+        if !is_secret(key) {
+            continue;
+        }
+        let line = text[at + 1..].split('\n').next().unwrap().trim_ascii();
+        match line.chars().next().filter(|c| "\"'".contains(*c)) {
+            Some(quote) => all.push(line[1..].split(quote).next().unwrap().into()),
+            None => {
+                ["", ";", "; \t&#,"].iter().for_each(|ends| all.push(line.split(|c| ends.contains(c)).next().unwrap().into()))
+            }
+        }
+    }
+    let schemes = ["bearer", "basic", "token", "bot", "key", "apikey", "ssws", "geniekey", "splunk"];
+    if let Some((scheme, token)) = text.split_once(' ').map(|(scheme, token)| (scheme, token.trim()))
+        && schemes.contains(&scheme.to_ascii_lowercase().as_str())
+        && !token.contains(' ')
+    {
+        all.push(token.into());
+        all.extend(
+            decoded(token).filter(|_| scheme.eq_ignore_ascii_case("basic")).and_then(|text| Some(text.split_once(':')?.1.into())),
+        );
+    }
+    all.extend(decoded(text).map(Into::into));
+    let said: Vec<Said> = text.bytes().map(|b| (b, 0, 0)).collect();
+    let plain: Vec<u8> = unescaped(&said, backslash).iter().map(|(b, ..)| *b).collect();
+    if plain.contains(&b'\n') && !text.contains('\n') {
+        all.push(plain);
+    }
+    all
+}
+
+fn is_secret(key: &str) -> bool {
+    let key: String = key.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    let within = "accountkey apikey authorization cookie credential passphrase passwd password pwd secret signature token webhook accesskey authkey privatekey signingkey";
+    let whole = ["auth", "pass", "pat", "pin", "sig"];
+    let named = within.split(' ').any(|word| key.contains(word)) || key.ends_with("key") || whole.contains(&key.as_str());
+    named && !["name", "id", "uri", "url", "type", "file", "path", "expiry"].iter().any(|end| key.ends_with(end))
+}
+
+fn decoded(text: &str) -> Option<String> {
+    use base64::{Engine, prelude::*};
+    let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+    let bare = text.strip_suffix("==").or(text.strip_suffix('=')).unwrap_or(&text);
+    let padded = bare.len() != text.len();
+    if padded && !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let plain = BASE64_STANDARD_NO_PAD.decode(bare).or_else(|_| BASE64_URL_SAFE_NO_PAD.decode(bare)).ok()?;
+    let plain = String::from_utf8(plain).ok()?;
+    (plain.len() >= 8 && !plain.contains(|c: char| c.is_control() && !"\t\r\n".contains(c))).then_some(plain)
 }
 
 fn leaves(json: &serde_json::Value, see: &mut dyn FnMut(&str)) {

@@ -46,8 +46,14 @@ impl Session {
         writeln!(self.child.stdin.as_mut().unwrap(), "{message}").unwrap();
     }
 
+    /// Panics after ten seconds: what waits may wait for ever.
     fn receive(&mut self) -> Value {
-        let mut line = String::new();
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let (mut line, limit) = (String::new(), Timespec { tv_sec: 10, tv_nsec: 0 });
+        if self.out.buffer().is_empty() {
+            let ready = poll(&mut [PollFd::new(self.out.get_ref(), PollFlags::IN)], Some(&limit)).unwrap();
+            assert_eq!(ready, 1, "the tool says nothing");
+        }
         self.out.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
@@ -160,6 +166,44 @@ fn a_client_that_goes_during_a_restart_ends_it() {
     drop(session.child.stdin.take());
     let (_, took) = end(&mut session.child);
     assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// Says that a restart is asked for, and that a request has come since and waits. The one before takes as long as it is told to.
+fn restart_behind_a_slow_request(session: &mut Session, seconds: f64) {
+    session.open();
+    session.send(&json!({ "jsonrpc": "2.0", "id": 1, "method": "slow", "params": { "seconds": seconds } }));
+    session.restart(1);
+    std::thread::sleep(Duration::from_millis(400));
+    session.send(&json!({ "jsonrpc": "2.0", "id": 2, "method": "which" }));
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+#[test]
+fn a_tool_that_survives_a_signal_gets_what_waited_for_its_successor() {
+    let survives = "import signal\nfor s in (1, 2, 3, 15): signal.signal(s, signal.SIG_IGN)\nfor line";
+    for number in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        let mut session = Session::start(&SERVER.replace("for line", survives));
+        restart_behind_a_slow_request(&mut session, 1.0);
+        signal(&session.child, number);
+        let (first, second) = (session.receive(), session.receive());
+        assert_eq!((&first["id"], &first["result"]), (&json!(1), &json!("0")));
+        assert_eq!((&second["id"], &second["result"]), (&json!(2), &json!("0")), "signal {number}: nothing took its place");
+        assert_eq!(session.call(3, "which")["result"], "0");
+        session.close();
+    }
+}
+
+#[test]
+fn what_a_client_said_before_it_went_reaches_the_tool_that_was_to_be_replaced() {
+    let mut session = Session::start(SERVER);
+    restart_behind_a_slow_request(&mut session, 0.8);
+    drop(session.child.stdin.take());
+    for id in [1, 2] {
+        let answer = session.receive();
+        assert_eq!((&answer["id"], &answer["result"]), (&json!(id), &json!("0")));
+    }
+    let (status, took) = end(&mut session.child);
+    assert!(status.success() && took < Duration::from_secs(2), "{status:?}, {took:?}");
 }
 
 /// Lines of one request each, together far more than may wait, and than the pipe holds.

@@ -120,7 +120,9 @@ impl Host {
     pub fn spawn_as(&self, environment: &[(&str, &str)], prepare: impl FnOnce(&mut Command)) -> Daemon {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_valetkeyd"));
-        command.arg("--config").arg(self.config()).env_clear().envs(environment.iter().copied());
+        command.arg("--config").arg(self.config()).env_clear();
+        // An audit log of its own, unless the test says otherwise.
+        command.env("STATE_DIRECTORY", self.path("var")).envs(environment.iter().copied());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         prepare(&mut command);
         // SAFETY: prctl(2) is async-signal-safe.

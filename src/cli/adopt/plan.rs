@@ -249,8 +249,7 @@ pub fn names_in(file: &str, folder: &Path) -> Result<Vec<String>, String> {
     if is_filled_in(&path) {
         return Err("its `envFile` is known to the client alone".into());
     }
-    let text =
-        std::fs::read_to_string(folder.join(path)).map_err(|error| format!("its `envFile` cannot be read: {}", error.kind()))?;
+    let text = std::fs::read_to_string(folder.join(path)).map_err(|error| format!("its `envFile` cannot be read: {error}"))?;
     let name = |line: &str| {
         let line = line.trim().strip_prefix("export ").unwrap_or(line.trim());
         let name = line.split_once('=')?.0.trim();

@@ -26,7 +26,7 @@ pub struct Mode {
 #[derive(Serialize)]
 pub struct FileReport {
     file: String,
-    /// `clean`, `found` (of a dry run) or `adopted`.
+    /// `clean`, `left` (a secret that cannot be adopted), `found` (of a dry run) or `adopted`.
     state: &'static str,
     servers: Vec<ServerReport>,
     /// The files that were, or would be, written.
@@ -97,12 +97,19 @@ impl FileReport {
         warnings.extend(
             target.link.as_ref().map(|link| format!("{} is a link: the file it leads to is what changes", link.display())),
         );
+        let servers: Vec<_> = plan.servers.iter().map(ServerReport::of).collect();
+        let leaves = servers.iter().flat_map(|server| &server.left).any(|left| left.secret);
         let state = match (plan.adopts(), &undo) {
-            (false, _) => "clean",
+            (false, _) => {
+                if leaves {
+                    "left"
+                } else {
+                    "clean"
+                }
+            }
             (true, None) => "found",
             (true, Some(_)) => "adopted",
         };
-        let servers: Vec<_> = plan.servers.iter().map(ServerReport::of).collect();
         let exposed = servers.iter().flat_map(|server| &server.secrets).filter(|secret| secret.exposed_in_argv);
         warnings.extend(exposed.map(|secret| {
             format!(
@@ -118,7 +125,12 @@ impl FileReport {
     }
 
     pub fn adopts(&self) -> bool {
-        self.state != "clean"
+        matches!(self.state, "found" | "adopted")
+    }
+
+    /// Stands a secret in the file, or will it after this?
+    pub fn holds_secrets(&self) -> bool {
+        self.state == "found" || self.servers.iter().flat_map(|server| &server.left).any(|left| left.secret)
     }
 
     pub fn print(&self, mode: Mode) {
@@ -126,7 +138,8 @@ impl FileReport {
             print!("{}", self.diffs);
         }
         if !self.adopts() {
-            println!("{}: nothing to adopt", self.file);
+            let that_can_be = if self.holds_secrets() { " that can be adopted; secrets stay in plain text" } else { " to adopt" };
+            println!("{}: nothing{that_can_be}", self.file);
         }
         let rows: Vec<_> = self.servers.iter().flat_map(ServerReport::rows).collect();
         if !rows.is_empty() {

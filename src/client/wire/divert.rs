@@ -33,6 +33,9 @@ pub struct Divert {
     unread: std::ops::Range<usize>,
     at: At,
     taken: Taken,
+    /// The connection's preface (RFC 9113, section 3.4), which the library writes by itself: it waits here for the first frames, so that
+    /// the daemon is woken once for all of it.
+    preface: Option<Vec<u8>>,
 }
 
 /// Where in the sequence of frames the next byte stands.
@@ -66,7 +69,7 @@ impl Taken {
 impl Divert {
     pub fn new(socket: UnixStream) -> (Self, Taken) {
         let (raw, taken) = (Zeroizing::new(vec![0; BUFFER]), Taken::default());
-        (Self { socket, raw, unread: 0..0, at: At::Header([0; HEADER], 0), taken: taken.clone() }, taken)
+        (Self { socket, raw, unread: 0..0, at: At::Header([0; HEADER], 0), taken: taken.clone(), preface: None }, taken)
     }
 
     /// Passes on as much as there is room for.
@@ -129,16 +132,42 @@ impl AsyncRead for Divert {
     }
 }
 
+impl Divert {
+    /// Writes what of the preface waits still, together with what follows it. How much of that was written.
+    fn poll_write_after_preface(&mut self, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        while let Some(preface) = self.preface.as_mut().filter(|preface| !preface.is_empty()) {
+            let all: Vec<_> = [io::IoSlice::new(preface)].into_iter().chain(slices.iter().copied()).collect();
+            let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, &all))?;
+            let further = written.saturating_sub(preface.len());
+            preface.drain(..written.min(preface.len()));
+            if written == 0 || further > 0 {
+                return Poll::Ready(Ok(further));
+            }
+        }
+        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+    }
+}
+
 impl AsyncWrite for Divert {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, bytes)
+        match self.preface {
+            None => {
+                self.preface = Some(bytes.to_vec());
+                Poll::Ready(Ok(bytes.len()))
+            }
+            Some(_) => self.poll_write_after_preface(cx, &[io::IoSlice::new(bytes)]),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.preface.as_ref().is_some_and(|preface| !preface.is_empty()) {
+            ready!(self.poll_write_after_preface(cx, &[]))?;
+        }
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
         Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 
@@ -147,7 +176,8 @@ impl AsyncWrite for Divert {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, slices)
+        self.preface.get_or_insert_default();
+        self.poll_write_after_preface(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

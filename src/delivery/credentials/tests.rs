@@ -34,7 +34,7 @@ async fn a_value_arrives_whole_however_slowly_it_is_read() {
     let value: Vec<u8> = (0..700_000u32).map(|i| (i % 251) as u8).collect();
     for pause in [Duration::ZERO, Duration::from_millis(2)] {
         let (reads, asked) = pair(pause);
-        tell(asked, Ok(Ok(held(&value)))).await;
+        tell(asked, Ok(Ok((held(&value), ())))).await;
         assert!(reads.join().unwrap() == value);
     }
 }
@@ -42,8 +42,8 @@ async fn a_value_arrives_whole_however_slowly_it_is_read() {
 #[tokio::test]
 async fn what_is_not_an_answer_makes_the_unit_fail() {
     let refused = || Refusal::Caller(NotSystemd::Address);
-    let nothing: Vec<std::thread::Result<Result<Arc<Held>, Refusal>>> =
-        vec![Ok(Err(refused())), Err(Box::new("a panic")), Ok(Ok(held(b"")))];
+    let nothing: Vec<std::thread::Result<Result<(Arc<Held>, ()), Refusal>>> =
+        vec![Ok(Err(refused())), Err(Box::new("a panic")), Ok(Ok((held(b""), ())))];
     for decided in nothing {
         let (reads, asked) = pair(Duration::ZERO);
         tell(asked, decided).await;

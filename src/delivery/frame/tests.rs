@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    audit::{Event, Kind, Log, Outcome},
     limits::Limits,
     policy::{Decision, Delivery, Origin, Policy, Request, Rule, RunAs, ToolPolicy},
     proto::v1::{GetSecretsResponse, SessionResponse, session_response::Response},
@@ -38,7 +39,9 @@ pub fn handout(value: &[u8]) -> Handout {
     let Decision::AllowSession(scope) = open else { panic!("{open:?}") };
     let get = policy.decide(&peer, &Request::Get { scope: &scope, secret: secret.as_str() });
     let Decision::Allow(grant) = get else { panic!("{get:?}") };
-    Handout { secret, held: store.read(&grant).unwrap() }
+    let event = Event::new(Kind::SecretHandedOut, Outcome::Success);
+    let recorded = Log::off().append(&event).unwrap().wait().unwrap();
+    Handout::new(secret, store.read(&grant).unwrap(), recorded)
 }
 
 fn message(frame: &Bytes) -> &[u8] {

@@ -2,6 +2,7 @@
 //! made up. So what is told cannot leak, and there is no more of it than configuration has names.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
@@ -15,11 +16,11 @@ use prometheus_client::{
 };
 
 use crate::{
+    audit::Log,
     broker::Broker,
     delivery::{
         admin::{Host, HostStatus, SourceFacts},
-        listener::Connections,
-        status,
+        places::Connections,
     },
     measure::{BOUNDS, Latency},
     name::{SourceName, ToolName},
@@ -66,6 +67,7 @@ impl Collector for Facts {
         let mut page = Page(encoder);
         self.daemon(&mut page, &self.host.status())?;
         let sources: Vec<_> = self.host.sources().into_iter().collect();
+        audit(&mut page, self.broker.audit())?;
         upstreams(&mut page, &sources)?;
         calls(&mut page, &sources)?;
         self.secrets(&mut page)?;
@@ -141,28 +143,49 @@ impl Facts {
         page.gauge("sessions", "Open sessions.", None, open)?;
         let handouts = tools.iter().map(|tool| ([("tool", tool.as_str())], self.broker.tally(tool).handouts.load(Relaxed)));
         page.counter("handouts", "Secrets handed out.", handouts)?;
-        let refusals = self.broker.refusals();
-        let refusals = refusals.iter().filter(|((tool, _), _)| tool.as_ref().is_none_or(|tool| tools.contains(&tool)));
-        let refusals = refusals.map(|((tool, reason), count)| {
-            let reason = status::reason(*reason).as_str_name().trim_start_matches("REASON_");
-            ([("tool", tool.as_ref().map_or("", |tool| tool.as_str())), ("reason", reason)], *count)
-        });
-        page.counter(
-            "refusals",
-            "Sessions and secrets that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.",
-            refusals,
-        )?;
+        self.refusals(page, &tools)?;
         self.redactions(page, &tools)?;
+        self.alarms(page)?;
         let latency = [(NO_LABELS, self.broker.latency())];
         page.histogram(
             "handout_duration",
-            "Time to attest, decide and read what one call asks for; refusals are not in it.",
+            "Time to attest, decide, read and put on record what one call asks for; refusals are not in it.",
             latency,
         )
     }
 }
 
 impl Facts {
+    fn refusals(&self, page: &mut Page<'_>, tools: &[&ToolName]) -> fmt::Result {
+        let counts = self.broker.refusals();
+        let known = || counts.iter().filter(|((tool, ..), _)| tool.as_ref().is_none_or(|tool| tools.contains(&tool)));
+        let word = |tool: &Option<ToolName>| tool.as_ref().map_or_else(String::new, ToString::to_string);
+        let mut reasons: BTreeMap<(String, &str), u64> = BTreeMap::new();
+        known().for_each(|((tool, reason, _), count)| *reasons.entry((word(tool), reason.word())).or_default() += count);
+        let refusals =
+            reasons.into_iter().map(|((tool, reason), count)| ([("tool", tool), ("reason", reason.to_owned())], count));
+        page.counter(
+            "refusals",
+            "Requests that were refused, by reason (docs/errors.md). No tool: one that the policy does not know.",
+            refusals,
+        )?;
+        let limits = known().filter_map(|((tool, _, limit), count)| {
+            Some(([("tool", word(tool)), ("limit", (*limit)?.name().to_owned())], *count))
+        });
+        page.counter("limits_reached", "Of these, the ones over a limit, by limit (docs/limits.md).", limits)
+    }
+
+    fn alarms(&self, page: &mut Page<'_>) -> fmt::Result {
+        let alarms = self.broker.alarms();
+        let raised = alarms.iter().flat_map(|alarms| alarms.counts()).map(|(kind, count)| ([("alarm", kind.word())], count));
+        page.counter("alarms", "Alarms, by the rule of configuration that raised them.", raised)?;
+        let delivered = alarms
+            .iter()
+            .flat_map(|alarms| alarms.deliveries())
+            .flat_map(|(to, deliveries)| deliveries.read().map(|(result, count)| ([("to", to), ("result", result)], count)));
+        page.counter("alarm_deliveries", "What became of them on their way to a hook or a webhook.", delivered)
+    }
+
     fn redactions(&self, page: &mut Page<'_>, tools: &[&ToolName]) -> fmt::Result {
         let listing = self.broker.store().listing();
         let redactions = self.broker.redactions();
@@ -181,7 +204,7 @@ impl Facts {
         });
         page.counter(
             "redactions",
-            "Values found in what launched tools wrote, and in texts given to be cleaned. No tool: an operator's text. No secret: the shape of a key.",
+            "Values found in what launched tools wrote, and in texts given to be cleaned, and in the daemon's own log. No tool: an operator's text, or the log. No secret: the shape of a key.",
             samples,
         )?;
         page.counter(
@@ -190,6 +213,26 @@ impl Facts {
             [(NO_LABELS, log::redacted_lines())],
         )
     }
+}
+
+fn audit(page: &mut Page<'_>, log: &Log) -> fmt::Result {
+    if log.public_key().is_none() {
+        return Ok(());
+    }
+    let state = log.state();
+    page.gauge(
+        "audit_writable",
+        "1 while the audit log can be written; while it cannot, nothing is handed out.",
+        None,
+        one(state.down.is_none()),
+    )?;
+    page.counter("audit_records", "Records written to the audit log.", [(NO_LABELS, state.records)])?;
+    page.counter("audit_lost", "Records refused while the audit log could not be written.", [(NO_LABELS, state.lost)])?;
+    page.histogram(
+        "audit_sync_duration",
+        "Time of one write and sync, which all records that wait share.",
+        [(NO_LABELS, log.syncs())],
+    )
 }
 
 const STATES: [&str; 4] = ["held", "stale", "revoked", "missing"];

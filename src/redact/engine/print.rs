@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, io, marker::PhantomData, ops::Range};
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use siphasher::{sip::SipHasher13, sip128};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -28,11 +29,14 @@ pub(in super::super) struct Keys(Protected<u64>);
 impl Keys {
     pub fn random() -> io::Result<Self> {
         let mut keys = Protected::<u64>::zeroed(6);
-        // SAFETY: the pointer and the length are those of one live slice that nothing else uses.
-        let got = unsafe { libc::getrandom(keys.as_mut_ptr().cast(), size_of_val(&keys[..]), 0) };
+        // By a system call of its own: a library's function of this name may be missing from a program that is linked statically.
+        let mut bytes = Zeroizing::new([0; size_of::<[u64; 6]>()]);
         // getrandom(2): once the pool is ready, up to 256 bytes come whole and uninterrupted.
-        if got != size_of_val(&keys[..]) as isize {
-            return Err(io::Error::last_os_error());
+        if getrandom(&mut bytes[..], GetRandomFlags::empty())? != bytes.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (key, bytes) in keys.iter_mut().zip(bytes.as_chunks().0) {
+            *key = u64::from_ne_bytes(*bytes);
         }
         keys[1] |= 1;
         Ok(Self(keys))

@@ -6,7 +6,7 @@ use std::{
 use tracing::{Level, Subscriber};
 
 use super::*;
-use crate::secret::SecretValue;
+use crate::{name::Version, secret::SecretValue};
 
 const MARKER: &str = "mk-4eC39\"HqLy\\jWD/é-arjtT1zdp7dc";
 
@@ -127,4 +127,25 @@ fn a_panic_message_is_redacted() {
     assert_eq!(lines.len(), 4, "{lines:?}");
     assert!(lines[0].contains("took [redacted:stripe/api-key]\n"), "{lines:?}");
     assert!(lines.iter().all(|line| !line.contains("4eC39")), "{lines:?}");
+}
+
+#[test]
+fn what_is_found_in_a_line_is_told_by_name_also_within_a_longer_value() {
+    let redactor = Redactor::new().unwrap();
+    // Names of their own: other tests of this process find things too.
+    for (name, value) in [("told/decoy", "tOlD-4711-decoy"), ("told/around", "around-tOlD-4711-decoy-around")] {
+        let value = SecretValue::copy_from(value.as_bytes()).unwrap();
+        let _ = redactor.learn(&name.parse().unwrap(), &Version::from(3), &value);
+    }
+    let written = Written::default();
+    let subscriber = subscriber(Format::Human, "info", redactor, written.clone()).unwrap();
+    tracing::subscriber::with_default(subscriber, || {
+        tracing::info!("took around-tOlD-4711-decoy-around");
+        tracing::info!("and again around-tOlD-4711-decoy-around");
+    });
+    assert!(written.lines().iter().all(|line| line.contains("[redacted:told/around]") && !line.contains("4711")));
+    let mut told: Vec<_> = take_found().into_iter().filter(|hit| hit.name.as_str().starts_with("told/")).collect();
+    told.sort_by(|a, b| a.name.cmp(&b.name));
+    let told: Vec<_> = told.iter().map(|hit| (hit.name.as_str(), hit.form.as_str(), hit.count)).collect();
+    assert_eq!(told, [("told/around", "raw", 2), ("told/decoy", "raw", 2)]);
 }

@@ -3,7 +3,7 @@ use crate::redact::{Redactor, Wanted};
 
 fn clean(text: &str) -> String {
     let redactor = Redactor::new().unwrap();
-    let passed = redactor.clean(text.as_bytes(), Wanted { shapes: true, named: None }).unwrap();
+    let passed = redactor.clean(text.as_bytes(), Wanted { shapes: true, ..Wanted::default() }).unwrap();
     assert!(passed.hits.iter().all(|hit| hit.form == Form::Shape && hit.version.is_none()));
     String::from_utf8(passed.text.into_owned()).unwrap()
 }
@@ -55,7 +55,7 @@ fn a_shape_is_found_wherever_a_stream_is_cut() {
     let block = format!("-----BEGIN PRIVATE KEY-----\n{body}-----END PRIVATE KEY-----");
     let text = format!("a {} b\nc {block} d\n", key("ghp_", 36));
     for cut in 0..text.len() {
-        let mut stream = Redactor::streaming().unwrap().stream(Wanted { shapes: true, named: None });
+        let mut stream = Redactor::streaming().unwrap().stream(Wanted { shapes: true, ..Wanted::default() });
         let (first, second) = text.as_bytes().split_at(cut);
         let mut out = stream.push(first).unwrap().text.into_owned();
         out.extend_from_slice(&stream.push(second).unwrap().text);
@@ -67,7 +67,7 @@ fn a_shape_is_found_wherever_a_stream_is_cut() {
 
 #[test]
 fn a_prompt_is_not_held() {
-    let mut stream = Redactor::streaming().unwrap().stream(Wanted { shapes: true, named: None });
+    let mut stream = Redactor::streaming().unwrap().stream(Wanted { shapes: true, ..Wanted::default() });
     for prompt in ["Password: ", "Continue? [y/N] ", "> "] {
         assert_eq!(stream.push(prompt.as_bytes()).unwrap().text.as_ref(), prompt.as_bytes());
     }

@@ -158,7 +158,7 @@ fn hits_say_what_was_found_and_how_it_was_written() {
     assert_eq!(passed.text.as_ref(), b"[redacted:s0] [redacted:s0] [redacted:s0] [redacted:s0]\n");
     for (name, version) in [("s0", 1), ("other/same", 7)] {
         for (form, count) in [(Form::Raw, 2), (Form::Base64, 1), (Form::Percent, 1)] {
-            let hit = Hit { name: name.parse().unwrap(), version: Some(Version::from(version)), form, count };
+            let hit = Hit { name: name.parse().unwrap(), version: Some(Version::from(version)), form, count, line: None };
             assert!(passed.hits.contains(&hit), "{hit:?} in {:?}", passed.hits);
         }
     }
@@ -170,8 +170,8 @@ fn a_secret_that_may_not_be_named_is_not() {
     let redactor = knowing(&[SECRET, "other-value-here"]);
     let _ = learn(&redactor, "s9", 1, SECRET);
     let named = |allowed: &'static str| Wanted {
-        shapes: false,
         named: Some(Arc::new(move |name: &SecretName| name.as_str() == allowed)),
+        ..Wanted::default()
     };
     let text = format!("{SECRET} other-value-here [{{\"a\":\"{SECRET}\"}}]\n[\"{SECRET}\"]\n");
     let out = |wanted| String::from_utf8(redactor.clean(text.as_bytes(), wanted).unwrap().text.into_owned()).unwrap();

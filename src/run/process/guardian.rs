@@ -96,6 +96,11 @@ impl Guardian {
         }
     }
 
+    /// Sends it home. It goes while the launcher does what is left to do.
+    pub(super) fn dismiss(&self) {
+        let _ = rustix::net::shutdown(&self.orders, rustix::net::Shutdown::Both);
+    }
+
     /// The guardian was killed: kills what it guarded, and returns the wait status of the tool's first process.
     pub(super) fn stand_in(&self, tool: Option<i32>) -> Option<i32> {
         let (end, mut status) = (Instant::now() + GIVE_UP, None);
@@ -123,7 +128,7 @@ impl AsFd for Guardian {
 impl Drop for Guardian {
     /// Sends it home, with all that it has started, and leaves no zombie.
     fn drop(&mut self) {
-        let _ = rustix::net::shutdown(&self.orders, rustix::net::Shutdown::Both);
+        self.dismiss();
         // SAFETY: our own child; where it was collected already, the call says so at once.
         unsafe { libc::waitpid(self.pid, ptr::null_mut(), 0) };
     }

@@ -16,6 +16,8 @@ pub(super) enum Restart {
         next: Box<Start>,
         after: Instant,
         by: Instant,
+        /// The tool that is there has been told what it must know, and may have what waits.
+        introduced: bool,
     },
     /// The old tool is on its way out.
     Ending {
@@ -31,7 +33,7 @@ impl Restart {
             Self::Asked { next, .. } | Self::Ending { next } => *next = new,
             Self::None | Self::Starting => {
                 let after = Instant::now() + COALESCE;
-                *self = Self::Asked { next: new, after, by: after + UNDER_WAY };
+                *self = Self::Asked { next: new, after, by: after + UNDER_WAY, introduced: !self.is_starting() };
             }
         }
     }
@@ -45,7 +47,7 @@ impl Restart {
     pub fn is_due(&mut self, idle: bool) -> bool {
         let now = Instant::now();
         match std::mem::replace(self, Self::None) {
-            Self::Asked { next, after, by } if after <= now && (idle || by <= now) => {
+            Self::Asked { next, after, by, .. } if after <= now && (idle || by <= now) => {
                 *self = Self::Ending { next };
                 true
             }
@@ -75,14 +77,60 @@ impl Restart {
         }
     }
 
+    /// Whether another tool is to be started once this one is gone.
+    pub fn is_ending(&self) -> bool {
+        matches!(self, Self::Ending { .. })
+    }
+
     pub fn is_starting(&self) -> bool {
         matches!(self, Self::Starting)
     }
 
-    /// The tool is to end for good: nothing is started in its place.
-    pub fn give_up(&mut self) {
-        if !self.is_starting() {
-            *self = Self::None;
+    /// Whether the tool that comes is one that takes another's place, be it that a third is asked for already.
+    pub fn introduces(&self) -> bool {
+        matches!(self, Self::Starting | Self::Asked { introduced: false, .. })
+    }
+
+    /// The tool is to end for good: nothing is started in its place. Until it does it may have what waits for the next, if that is
+    /// so: then `true`. One that is still to be introduced comes to that by its introduction.
+    pub fn give_up(&mut self) -> bool {
+        match std::mem::replace(self, Self::None) {
+            Self::Asked { introduced, .. } if introduced => true,
+            Self::Asked { .. } | Self::Starting => {
+                *self = Self::Starting;
+                false
+            }
+            Self::None | Self::Ending { .. } => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next() -> Box<Start> {
+        Box::new(Start {
+            program: c"true".into(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            keep: Vec::new(),
+            confinement: None,
+            relay_input: true,
+            ends_with_input: true,
+        })
+    }
+
+    #[test]
+    fn a_tool_that_is_still_to_be_introduced_is_so_also_when_its_successor_is_given_up() {
+        let mut restart = Restart::None;
+        restart.ask(next());
+        assert!(restart.give_up() && matches!(restart, Restart::None));
+        let mut restart = Restart::Starting;
+        restart.ask(next());
+        assert!(restart.introduces() && !restart.is_starting());
+        assert!(!restart.give_up() && restart.is_starting());
+        let mut restart = Restart::Ending { next: next() };
+        assert!(!restart.give_up() && restart.take_next().is_none());
     }
 }

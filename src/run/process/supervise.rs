@@ -7,8 +7,6 @@ mod watch;
 
 use std::{ffi::CString, io, os::fd::AsFd, time::Instant};
 
-use zeroize::Zeroizing;
-
 use super::{
     Ended, Event, Events, Filter, Guardian, NotStarted, Signals, Start, Why, ends,
     patience::{Patience, due},
@@ -23,10 +21,62 @@ use watch::Source;
 /// How much is read at once: what a pipe holds.
 const BUFFER: usize = 64 << 10;
 
-/// Starts the tool and stands between it and whoever started the launcher, until it has ended. Then nothing of its tree is left.
+/// A tool whose start is ordered: the guardian sees to it, and nothing that the tool writes is read yet. What the launcher still
+/// has to make ready, it makes ready meanwhile. Dropped, it ends the tool.
+pub struct Launched<'a> {
+    guardian: Guardian,
+    signals: &'a Signals,
+    events: &'a Events,
+    streams: Streams,
+    program: CString,
+    ends_with_input: bool,
+}
+
+/// Orders the tool's start.
 ///
-/// In the main thread; see [`Signals::hold`] for when to start others. Errors of the streams or the filter never end the tool
-/// silently: a client that is gone ends it as a closed pipe would.
+/// In the main thread; see [`Signals::hold`] for when to start others.
+pub fn launch<'a>(
+    mut guardian: Guardian,
+    signals: &'a Signals,
+    start: &Start,
+    events: &'a Events,
+) -> Result<Launched<'a>, NotStarted> {
+    let failed = |error| NotStarted::new(spawn::DESCRIPTORS, &start.program, error);
+    let mut streams = Streams::new(start).map_err(failed)?;
+    order(&mut guardian, &mut streams, start)?;
+    let ends_with_input = start.ends_with_input && streams.conversation;
+    Ok(Launched { guardian, signals, events, streams, program: start.program.clone(), ends_with_input })
+}
+
+impl Launched<'_> {
+    /// Stands between the tool and whoever started the launcher, until it has ended. Then nothing of its tree is left.
+    ///
+    /// Errors of the streams or the filter never end the tool silently: a client that is gone ends it as a closed pipe would.
+    pub fn supervise<F: Filter>(self, filter: &mut F) -> Result<Ended, NotStarted> {
+        let Self { guardian, signals, events, streams, program, ends_with_input } = self;
+        let mut supervisor = Supervisor {
+            watches_input: ends_with_input,
+            ends_with_input,
+            wants_keys: streams.eager,
+            guardian,
+            signals,
+            events,
+            filter,
+            streams,
+            program,
+            buffer: vec![0; BUFFER],
+            tool: None,
+            status: None,
+            gone: false,
+            why: Why::Itself,
+            patience: Patience::default(),
+            restart: Restart::None,
+        };
+        supervisor.run()
+    }
+}
+
+/// Starts the tool and supervises it.
 pub fn supervise<F: Filter>(
     guardian: Guardian,
     signals: &Signals,
@@ -34,39 +84,27 @@ pub fn supervise<F: Filter>(
     filter: &mut F,
     events: &Events,
 ) -> Result<Ended, NotStarted> {
-    let program = start.program.clone();
-    let streams = Streams::new(&start).map_err(|error| NotStarted::new(spawn::DESCRIPTORS, &program, error))?;
-    let mut supervisor = Supervisor {
-        watches_input: start.ends_with_input && streams.conversation,
-        ends_with_input: start.ends_with_input && streams.conversation,
-        wants_keys: streams.eager,
-        guardian,
-        signals,
-        events,
-        filter,
-        streams,
-        program,
-        buffer: Zeroizing::new(vec![0; BUFFER]),
-        tool: None,
-        status: None,
-        gone: false,
-        why: Why::Itself,
-        patience: Patience::default(),
-        restart: Restart::None,
-    };
-    supervisor.launch(start)?;
-    supervisor.run()
+    let launched = launch(guardian, signals, &start, events)?;
+    drop(start);
+    launched.supervise(filter)
+}
+
+/// Hands the start to the guardian. The answer comes as a report.
+fn order(guardian: &mut Guardian, streams: &mut Streams, start: &Start) -> Result<(), NotStarted> {
+    let failed = |step| move |error| NotStarted::new(step, &start.program, error);
+    let ends = streams.open().map_err(failed(spawn::DESCRIPTORS))?;
+    let terminal = ends.terminal.zip(streams.users.as_ref().map(AsFd::as_fd));
+    guardian.start(start, ends.standard(), terminal).map_err(failed(spawn::PREPARE))
 }
 
 struct Supervisor<'a, F> {
-    guardian: Guardian,
     signals: &'a Signals,
     events: &'a Events,
     filter: &'a mut F,
     streams: Streams,
     program: CString,
-    /// What was read last, before it was filtered.
-    buffer: Zeroizing<Vec<u8>>,
+    /// Room to read into. Whoever reads wipes what was read.
+    buffer: Vec<u8>,
     tool: Option<i32>,
     /// The wait status of the tool's first process, once it has ended.
     status: Option<i32>,
@@ -81,17 +119,15 @@ struct Supervisor<'a, F> {
     ends_with_input: bool,
     /// The tool reads from the terminal, or has tried to.
     wants_keys: bool,
+    /// Dropped last: that waits for it, and what it has to do for its end it does while the rest is dropped.
+    guardian: Guardian,
 }
 
 impl<F: Filter> Supervisor<'_, F> {
-    fn launch(&mut self, start: Start) -> Result<(), NotStarted> {
+    fn launch_again(&mut self, start: &Start) -> Result<(), NotStarted> {
         self.program.clone_from(&start.program);
         (self.tool, self.status, self.gone, self.patience) = (None, None, false, Patience::default());
-        let program = &start.program;
-        let failed = |step| move |error| NotStarted::new(step, program, error);
-        let ends = self.streams.open().map_err(failed(spawn::DESCRIPTORS))?;
-        let terminal = ends.terminal.zip(self.streams.users.as_ref().map(AsFd::as_fd));
-        self.guardian.start(&start, ends.standard(), terminal).map_err(failed(spawn::PREPARE))
+        order(&mut self.guardian, &mut self.streams, start)
     }
 
     fn run(&mut self) -> Result<Ended, NotStarted> {
@@ -100,7 +136,7 @@ impl<F: Filter> Supervisor<'_, F> {
             if self.gone && self.drained() {
                 let Some(next) = self.restart.take_next() else { return Ok(self.ended()) };
                 self.make_way();
-                self.launch(*next)?;
+                self.launch_again(&next)?;
             }
             self.watch(&mut sources, &mut polled);
             self.wait(&mut polled);
@@ -114,8 +150,10 @@ impl<F: Filter> Supervisor<'_, F> {
     }
 
     fn ended(&self) -> Ended {
-        // Where the guardian was killed and the status lost with it: as if by SIGKILL.
-        Ended { code: ends::code(self.status.unwrap_or(libc::SIGKILL)), why: self.why }
+        // Where the guardian was killed and the status lost with it: as if by SIGKILL. The same where a tool that was to be killed had
+        // ended by then: what it wrote was not passed on, and that is no success.
+        let status = self.status.filter(|_| self.why != Why::Forbidden).unwrap_or(libc::SIGKILL);
+        Ended { code: ends::code(status), why: self.why }
     }
 
     fn handle(&mut self, source: Source, ready: i16) -> Result<(), NotStarted> {
@@ -158,6 +196,7 @@ impl<F: Filter> Supervisor<'_, F> {
                     return Err(NotStarted::new(step, &self.program, io::Error::from_raw_os_error(error)));
                 }
                 Ok(Some(report)) => self.report(report),
+                Err(_) if self.gone => return Ok(()),
                 Err(_) => {
                     self.status = self.guardian.stand_in(self.tool).or(self.status);
                     self.restart = Restart::None;
@@ -173,7 +212,13 @@ impl<F: Filter> Supervisor<'_, F> {
             Report::Started(pid) => self.started(pid),
             Report::Stopped(signal) => self.stopped(signal),
             Report::Exited(status) => self.status = Some(status),
-            Report::Gone | Report::Remains => self.gone = true,
+            Report::Gone | Report::Remains => {
+                self.gone = true;
+                // Nothing will be started in its place, and there is no terminal to be put back.
+                if !self.restart.is_ending() && self.streams.users.is_none() {
+                    self.guardian.dismiss();
+                }
+            }
             Report::Failed(..) => {}
         }
     }
@@ -181,7 +226,7 @@ impl<F: Filter> Supervisor<'_, F> {
     fn started(&mut self, pid: i32) {
         self.tool = Some(pid);
         self.take_foreground();
-        if self.restart.is_starting() {
+        if self.restart.introduces() {
             self.introduce();
         }
     }
@@ -205,7 +250,7 @@ impl<F: Filter> Supervisor<'_, F> {
 
     fn told_to_end(&mut self, signal: i32) {
         if matches!(signal, libc::SIGTERM | libc::SIGINT | libc::SIGHUP | libc::SIGQUIT) {
-            self.restart.give_up();
+            self.give_up_restart();
             if self.status.is_some() {
                 // The tool is; what holds the launcher is the rest of its tree, or an unread pipe.
                 self.guardian.kill();

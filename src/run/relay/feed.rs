@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::handshake::Handshake;
+use crate::secret::wipe_bytes;
 
 pub struct Feed {
     /// Shared with others: read only when poll(2) says that there is something.
@@ -39,15 +40,18 @@ impl Feed {
         self.ended
     }
 
-    /// Takes what has come and passes it on.
+    /// Takes what has come and passes it on. `buffer` is room to read into, and is wiped.
     pub fn pull(&mut self, buffer: &mut [u8], handshake: Option<&mut Handshake>) {
         match rustix::io::read(&self.from, &mut *buffer) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             Ok(0) | Err(_) => self.ended = true,
-            Ok(got) => match handshake {
-                None => self.pending.extend_from_slice(&buffer[..got]),
-                Some(handshake) => handshake.hear_client(&buffer[..got], &mut self.pending),
-            },
+            Ok(got) => {
+                match handshake {
+                    None => self.pending.extend_from_slice(&buffer[..got]),
+                    Some(handshake) => handshake.hear_client(&buffer[..got], &mut self.pending),
+                }
+                wipe_bytes(&mut buffer[..got]);
+            }
         }
         self.push();
     }

@@ -61,22 +61,25 @@ struct Params {
 impl Handshake {
     /// Bytes from the client; what the server may have now goes to `server`.
     pub fn hear_client(&mut self, bytes: &[u8], server: &mut Vec<u8>) {
-        self.client.extend_from_slice(bytes);
-        while self.speaks != Speaks::Other {
-            let Some(line) = take_line(&mut self.client) else { return };
-            self.client_line(line, server);
+        for line in complete_lines(&mut self.client, bytes).split_inclusive(is_newline) {
+            match self.speaks {
+                Speaks::Other => server.extend_from_slice(line),
+                Speaks::Unknown | Speaks::JsonRpc => self.client_line(line, server),
+            }
         }
-        server.append(&mut self.client);
+        if self.speaks == Speaks::Other {
+            server.append(&mut self.client);
+        }
     }
 
-    fn client_line(&mut self, line: Vec<u8>, server: &mut Vec<u8>) {
+    fn client_line(&mut self, line: &[u8], server: &mut Vec<u8>) {
         if self.speaks == Speaks::Unknown && !line.trim_ascii().is_empty() {
-            let speaks_it = messages(&line).iter().any(|message| message.jsonrpc.is_some());
+            let speaks_it = messages(line).iter().any(|message| message.jsonrpc.is_some());
             self.speaks = if speaks_it { Speaks::JsonRpc } else { Speaks::Other };
         }
         match &mut self.held {
-            Some(held) => held.extend_from_slice(&line),
-            None => self.deliver(&line, server),
+            Some(held) => held.extend_from_slice(line),
+            None => self.deliver(line, server),
         }
     }
 
@@ -107,10 +110,9 @@ impl Handshake {
             client.extend_from_slice(bytes);
             return;
         }
-        self.server.extend_from_slice(bytes);
-        while let Some(line) = take_line(&mut self.server) {
-            if !self.is_answer_to_us(&line) {
-                client.extend_from_slice(&line);
+        for line in complete_lines(&mut self.server, bytes).split_inclusive(is_newline) {
+            if !self.is_answer_to_us(line) {
+                client.extend_from_slice(line);
             }
         }
     }
@@ -179,10 +181,16 @@ impl Handshake {
         let reopened = self.opened.as_ref().filter(|_| self.opening.is_some());
         server.extend_from_slice(reopened.map_or(&[], Vec::as_slice));
         // Answers in it are to questions of the old server.
-        for line in held.split_inclusive(|byte| *byte == b'\n').filter(|line| !is_answer(line)) {
+        for line in held.split_inclusive(is_newline).filter(|line| !is_answer(line)) {
             self.deliver(line, server);
         }
         true
+    }
+
+    /// The server stays: lets it have what has waited for another.
+    pub fn resume(&mut self, server: &mut Vec<u8>) {
+        let held = self.held.take().unwrap_or_default();
+        held.split_inclusive(is_newline).for_each(|line| self.deliver(line, server));
     }
 }
 
@@ -200,9 +208,21 @@ fn messages(line: &[u8]) -> Vec<Message> {
     }
 }
 
-fn take_line(from: &mut Vec<u8>) -> Option<Vec<u8>> {
-    let end = from.iter().position(|byte| *byte == b'\n')? + 1;
-    Some(from.drain(..end).collect())
+/// The lines that these bytes complete. What begins the next one is kept; it is looked at once, however long it grows.
+fn complete_lines(beginning: &mut Vec<u8>, bytes: &[u8]) -> Vec<u8> {
+    let end = memchr::memrchr(b'\n', bytes).map_or(0, |newline| newline + 1);
+    let (complete, rest) = bytes.split_at(end);
+    let mut lines = Vec::new();
+    if !complete.is_empty() {
+        lines = std::mem::take(beginning);
+        lines.extend_from_slice(complete);
+    }
+    beginning.extend_from_slice(rest);
+    lines
+}
+
+fn is_newline(byte: &u8) -> bool {
+    *byte == b'\n'
 }
 
 #[cfg(test)]

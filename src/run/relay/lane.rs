@@ -9,6 +9,9 @@ use crate::secret::wipe_bytes;
 
 use super::{Channel, Filter, Verdict, handshake::Handshake, sink::Sink};
 
+/// Room that is kept for what comes next.
+const MOST_ROOM: usize = 4 << 20;
+
 /// Reads from the tool only what the client has room for: a client that does not read stops the tool, on this stream alone.
 pub struct Lane {
     channel: Channel,
@@ -140,6 +143,9 @@ impl Lane {
     }
 
     fn discard(&mut self) {
+        if self.pending.capacity() > MOST_ROOM {
+            self.pending = Vec::new();
+        }
         self.pending.clear();
         self.written = 0;
     }

@@ -67,7 +67,7 @@ impl<F: Filter> Supervisor<'_, F> {
 
     pub(super) fn input_ended(&mut self) {
         if self.ends_with_input {
-            self.restart.give_up();
+            self.give_up_restart();
             self.patience.input_ended();
         }
     }

@@ -35,7 +35,20 @@ impl<F: Filter> Supervisor<'_, F> {
         let mut opening = Vec::new();
         self.streams.handshake.iter_mut().for_each(|handshake| handshake.started(&mut opening));
         self.streams.input.iter_mut().for_each(|input| input.say(&opening));
-        self.release();
+        if self.restart.is_starting() {
+            self.release();
+        }
+    }
+
+    /// The tool is to end for good. Until it does, it is the one that the client speaks to.
+    pub(super) fn give_up_restart(&mut self) {
+        let mut waited = Vec::new();
+        if self.restart.give_up() {
+            self.streams.handshake.iter_mut().for_each(|handshake| handshake.resume(&mut waited));
+            self.streams.input.iter_mut().for_each(|input| input.say(&waited));
+        } else if self.restart.is_starting() && self.tool.is_some() {
+            self.release();
+        }
     }
 
     /// Lets the new tool have what has waited, once it may.

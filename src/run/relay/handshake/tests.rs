@@ -113,6 +113,17 @@ fn answers_to_the_old_server_and_cancelled_requests_are_dropped() {
 }
 
 #[test]
+fn a_server_that_stays_gets_what_has_waited_for_another() {
+    let mut handshake = open();
+    handshake.hold();
+    let answer = r#"{"jsonrpc":"2.0","id":7,"result":{}}"#;
+    assert!(handshake.client_says(&[answer, CALL]).is_empty());
+    assert_eq!(collect(|server| handshake.resume(server)), [answer, CALL], "its question is answered too");
+    assert!(!handshake.holds() && !handshake.is_idle());
+    assert!(collect(|server| handshake.resume(server)).is_empty(), "once");
+}
+
+#[test]
 fn what_waits_is_bounded_and_all_of_it_comes() {
     let mut handshake = open();
     let long = CALL.replace("{}", &format!("{{\"text\":\"{}\"}}", "x".repeat(MOST_HELD)));

@@ -1,0 +1,85 @@
+//! Alarms to an address: a POST of JSON, over TLS or within this host.
+
+use std::{future::Future, path::PathBuf, pin::Pin, time::Duration};
+
+use reqwest::{
+    StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
+};
+use zeroize::Zeroizing;
+
+use super::outlet::{Deliver, Failure};
+use crate::source::key_file;
+
+/// Where alarms are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookSettings {
+    /// https, or http on this host.
+    pub url: String,
+    /// Holds the bearer token, for the daemon alone to read. Read for each alarm, so that a new one needs no restart.
+    pub token_file: Option<PathBuf>,
+}
+
+pub struct Webhook {
+    http: reqwest::Client,
+    settings: WebhookSettings,
+}
+
+impl Webhook {
+    pub fn new(settings: WebhookSettings) -> Result<Self, String> {
+        let http = reqwest::Client::builder()
+            .tls_backend_rustls()
+            // A token goes where configuration says, and nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .http1_only()
+            .pool_max_idle_per_host(0)
+            .connect_timeout(Duration::from_secs(5))
+            .timeout(Duration::from_secs(10));
+        // Reading the system's authorities is for those who need them.
+        let http = if settings.url.starts_with("http:") { http.tls_certs_only([]) } else { http };
+        let http = http.build().map_err(|_| "the webhook's TLS cannot be set up: check the system's certificates".to_owned())?;
+        Ok(Self { http, settings })
+    }
+
+    fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
+        let Some(path) = &self.settings.token_file else { return Ok(None) };
+        let token = key_file::read(path).map_err(|error| Failure::Passing(format!("the token: {error}")))?;
+        let header = Zeroizing::new([b"Bearer ".as_slice(), &token].concat());
+        let bad = |_| Failure::Passing(format!("the token in {} holds a character that no token has", path.display()));
+        let mut value = HeaderValue::from_bytes(&header).map_err(bad)?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    async fn post(&self, alarm: &str) -> Result<(), Failure> {
+        let mut request = self.http.post(&self.settings.url).header(CONTENT_TYPE, "application/json");
+        if let Some(authorization) = self.authorization()? {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        // Neither the address nor the answer is repeated: a path may be a credential, and an answer may quote.
+        let why = |error: reqwest::Error| match error {
+            error if error.is_timeout() => "the webhook does not answer in time",
+            error if error.is_connect() => "the webhook cannot be reached",
+            _ => "the webhook's answer is none",
+        };
+        let answer = request.body(alarm.to_owned()).send().await.map_err(|error| Failure::Passing(why(error).into()))?;
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status if may_pass(status) => Err(Failure::Passing(format!("the webhook answers {status}"))),
+            status => Err(Failure::Final(format!("the webhook answers {status}"))),
+        }
+    }
+}
+
+/// Is it a fault of the moment? A refused token is: it may be replaced.
+fn may_pass(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::UNAUTHORIZED)
+}
+
+impl Deliver for Webhook {
+    fn deliver<'a>(&'a self, alarm: &'a str) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + Send + 'a>> {
+        Box::pin(self.post(alarm))
+    }
+}

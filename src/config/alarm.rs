@@ -1,0 +1,110 @@
+//! `[alarm]`: what deserves a shout, and to whom.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    address::{file_ref, url},
+    pasted::looks_like_a_value,
+    read::{Key, Refused, Section, key},
+    sources::FileRef,
+};
+use crate::alarm::{Rules, hook};
+
+/// Rules, and where alarms go beside the log and the metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlarmSettings {
+    pub rules: Rules,
+    /// A program by its absolute path, and its arguments.
+    pub hook: Option<Vec<String>>,
+    pub webhook: Option<WebhookTarget>,
+    /// `None`: `alarm.json` in the daemon's state directory.
+    pub state_file: Option<PathBuf>,
+}
+
+/// Where alarms are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookTarget {
+    /// https, or http on this host.
+    pub url: String,
+    /// Holds a bearer token.
+    pub token_file: Option<FileRef>,
+}
+
+pub(super) const KEYS: &[Key] = &[
+    key("denied-secret", "true"),
+    key("first-use", "true"),
+    key("new-executable", "true"),
+    key("canary", "true"),
+    key("denials-per-minute", "60"),
+    key("hook", "[\"/usr/local/sbin/valetkey-alarm\"]"),
+    key("webhook", "{ url = \"https://alerts.example.com/valetkey\" }"),
+    key("state-file", "\"/var/lib/valetkey/alarm.json\""),
+];
+pub(super) const WEBHOOK_KEYS: &[Key] =
+    &[key("url", "\"https://alerts.example.com/valetkey\""), key("token-file", "\"credential:valetkey-alarm\"")];
+
+pub(super) const REFUSED: &[Refused] = &[];
+const WEBHOOK_REFUSED: &[Refused] = &[Refused {
+    name: "token",
+    means: "token-file",
+    why: "a credential may not stand in configuration",
+    instead: "token-file = \"credential:NAME\": a systemd credential, or a file (0600)",
+}];
+
+pub(super) fn read(section: &Section<'_>) -> AlarmSettings {
+    let default = Rules::default();
+    let rule = |key, default| section.boolean(key).unwrap_or(default);
+    let rules = Rules {
+        denied_secret: rule("denied-secret", default.denied_secret),
+        first_use: rule("first-use", default.first_use),
+        new_executable: rule("new-executable", default.new_executable),
+        canary: rule("canary", default.canary),
+        denials_per_minute: section.count32("denials-per-minute", 1_000_000).or(default.denials_per_minute),
+    };
+    AlarmSettings {
+        rules,
+        hook: read_hook(section),
+        webhook: section.section("webhook", WEBHOOK_KEYS, WEBHOOK_REFUSED).and_then(|section| webhook(&section)),
+        state_file: section.absolute_path("state-file"),
+    }
+}
+
+fn read_hook(section: &Section<'_>) -> Option<Vec<String>> {
+    let word = |word: &str| match word {
+        word if word.chars().any(char::is_control) => Err("holds a control character"),
+        // Everybody on the host sees the arguments of a process.
+        word if looks_like_a_value(word) => Err("looks like a credential, which every user of this host could see"),
+        word => Ok(word.to_owned()),
+    };
+    let command = section.list("hook", word)?;
+    let Some(program) = command.first() else {
+        section.reject("hook", "is empty");
+        return None;
+    };
+    if !program.starts_with('/') {
+        section.reject("hook", "must begin with the absolute path of a program");
+        return None;
+    }
+    if let Err(problem) = hook::check(Path::new(program)) {
+        section.reject_for("hook", problem, "a program that belongs to root and that nobody else may write to");
+    }
+    Some(command)
+}
+
+fn webhook(section: &Section<'_>) -> Option<WebhookTarget> {
+    section.require(&["url"]);
+    let token_file = section.has("token-file").then(|| section.parsed("token-file", file_ref));
+    let url = section.parsed("url", url)?;
+    match token_file {
+        Some(None) => None,
+        token_file => Some(WebhookTarget { url, token_file: token_file.flatten() }),
+    }
+}
+
+/// The daemon looks at programs only where a tool is told by its own.
+pub(super) fn warn_of_unseen_executables(section: &Section<'_>) {
+    if section.has("new-executable") && section.boolean("new-executable") == Some(true) {
+        let what = format!("`new-executable` in {} sees nothing: no tool is told by `exe` or `sha256`", section.title);
+        section.warn(section.line_of("new-executable"), what, "new-executable = false, or `exe` in the `run-as` of a tool");
+    }
+}

@@ -1,0 +1,68 @@
+//! Where the audit log is, and what it is sealed with.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use tracing::{info, warn};
+
+use super::{assemble::Captured, places};
+use crate::{
+    audit::{Log, PublicKey, Settings, SigningKey, disk::Directory},
+    config::AuditSettings,
+};
+
+const KEY: &str = "audit-signing-key.pem";
+const PUBLIC_KEY: &str = "audit-signing-key.pub";
+
+/// The log's directory.
+pub fn directory(settings: &AuditSettings) -> PathBuf {
+    settings.directory.clone().unwrap_or_else(|| places::state_dir().join("audit"))
+}
+
+/// Where the daemon puts the public half of its key, for those who verify.
+pub fn public_key_file(settings: &AuditSettings) -> PathBuf {
+    beside(&directory(settings), PUBLIC_KEY)
+}
+
+fn beside(directory: &Path, name: &str) -> PathBuf {
+    directory.parent().unwrap_or(directory).join(name)
+}
+
+/// Opens the log. Where the disk fails now it is there and down, and nothing is handed out until it can be written.
+pub fn open(settings: &AuditSettings, captured: &Captured) -> Result<Log, String> {
+    if !settings.enabled {
+        return Ok(Log::off());
+    }
+    let path = directory(settings);
+    // Before the key, which is made beside it.
+    let disk = Arc::new(Directory::take(&path).map_err(|bad| bad.to_string())?);
+    let key = match &settings.signing_key {
+        Some(file) => SigningKey::read(&captured.file(file).map_err(|why| format!("signing-key in [audit]: {why}"))?),
+        None => SigningKey::read_or_make(&beside(&path, KEY)),
+    };
+    let key = key.map_err(|bad| bad.to_string())?;
+    publish(&key.public(), &public_key_file(settings));
+    let settings = Settings { durability: settings.durability, rules: settings.rules };
+    let (log, taken) = Log::open(disk, key, settings).map_err(|error| format!("cannot start the audit log's thread: {error}"))?;
+    if let Some(taken) = taken {
+        let durability = settings.durability.as_str();
+        info!(directory = %path.display(), next = taken.next, durability, "audit log");
+    }
+    Ok(log)
+}
+
+/// Of use to others, and of no use to the daemon.
+fn publish(key: &PublicKey, file: &Path) {
+    let pem = key.to_pem();
+    if std::fs::read_to_string(file).is_ok_and(|text| text == pem) {
+        return;
+    }
+    if let Err(error) = std::fs::write(file, pem) {
+        warn!(
+            "cannot write the public half of the audit log's key to {}: {error}; `valetkey audit key` prints it",
+            file.display()
+        );
+    }
+}
