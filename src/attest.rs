@@ -6,7 +6,8 @@
 //!
 //! * [`Caller`]: the attested caller, with what is needed to look again at each hand-out ([`Caller::recheck`]).
 //! * [`PeerStream`]: the connection itself; it reads only what the attested process itself has written.
-//! * `unit`: from a cgroup's path to the systemd unit; pure. `cgroup`: from a cgroup's id to that path.
+//! * [`Asker`]: systemd, which asks for a unit's credential.
+//! * `unit`: from a cgroup's path to the systemd unit; pure. `cgroup`: from a cgroup's id to that path. `invocation`: which start of the unit.
 //! * `executable`: the program file and its digest, opt-in, as it takes a capability that can read every process's memory.
 //! * `kernel`: the calls that no crate offers, and nearly all of this module's `unsafe`.
 //!
@@ -17,7 +18,10 @@ use std::{fmt, os::fd::AsFd, os::unix::net::UnixStream, sync::Arc};
 
 mod caller;
 mod cgroup;
+mod credential;
 mod executable;
+mod ids;
+mod invocation;
 mod kernel;
 mod refusal;
 mod stream;
@@ -25,7 +29,9 @@ mod unit;
 mod witness;
 
 pub use caller::Caller;
+pub use credential::{Asker, NotSystemd};
 pub use executable::Unseen;
+pub use ids::SeenIds;
 pub use refusal::Refusal;
 pub use stream::PeerStream;
 pub use unit::BadPath;
@@ -121,6 +127,10 @@ impl Attestor {
         let own_proc = std::fs::read_link("/proc/self").is_ok_and(|link| *link == *std::process::id().to_string());
         if (method != Method::PidfdCgroup || settings.executable) && !own_proc {
             return Err(Refusal::NoProc);
+        }
+        // The first process is there at all times: who does not see it sees no other user's either (hidepid of proc(5)).
+        if method != Method::PidfdCgroup && !std::path::Path::new("/proc/1").exists() {
+            return Err(Refusal::HiddenProc);
         }
         let pidfd = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
             .map_err(|e| Refusal::kernel("pidfd_open", e))?;

@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod bounds;
+mod credential;
 mod events;
 mod launch;
 mod record;
@@ -543,6 +544,9 @@ impl Refused {
                     "tool {tool} may not have {secret}, or there is none; the operator can see why with: valetkey explain {tool} {secret}"
                 ),
             ),
+            Denial::NoSuchCredential { unit, id } => {
+                (Reason::ScopeNotAllowed, format!("unit {unit} may have no credential {id}"))
+            }
             Denial::OutsideScope(_) => {
                 (Reason::OutsideScope, "this session did not declare that secret: open one whose scope holds it".into())
             }

@@ -19,6 +19,7 @@ mod accounts;
 mod address;
 mod alarm;
 mod audit;
+mod credential;
 mod daemon;
 mod duration;
 mod explain;

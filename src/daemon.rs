@@ -6,8 +6,11 @@ mod audit;
 mod host;
 mod log;
 mod places;
+mod seen;
+mod sockets;
 #[cfg(feature = "otel")]
 mod traces;
+mod watchdog;
 
 use std::{
     path::{Path, PathBuf},
@@ -23,7 +26,7 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
-use tracing::{error, info, warn};
+use tracing::{error, field, info, warn};
 
 pub use audit::{directory as audit_directory, public_key_file as audit_public_key_file};
 pub use places::{DEFAULT_CONFIG, default_socket};
@@ -31,8 +34,8 @@ pub use places::{DEFAULT_CONFIG, default_socket};
 use crate::{
     attest::{self, Attestor},
     broker::{self, Broker},
-    config::{self, Config, MemoryProtection, MetricsAddress, OnUnreachable},
-    delivery::{self, Health, Listener, Metrics, MetricsListener, Room, Socket},
+    config::{self, Config, MemoryProtection, OnUnreachable},
+    delivery::{self, Health, Metrics, Room},
     export::Exports,
     redact::Redactor,
     secret::{self, Protection},
@@ -41,6 +44,7 @@ use crate::{
 };
 use assemble::{Captured, Sources};
 use host::{Operations, Parts};
+use sockets::{Passed, Sockets};
 
 /// The daemon of Valetkey: loads secrets at boot and hands each MCP tool only what its scope and policy both allow
 #[derive(Debug, Parser)]
@@ -63,6 +67,11 @@ pub fn main() -> ExitCode {
 /// The story, in order.
 pub fn run(args: &Args) -> ExitCode {
     let hardening = secret::harden_process();
+    // SAFETY: no thread has been started yet, and nobody holds a pointer into the environment.
+    let passed = match unsafe { Passed::take() } {
+        Ok(passed) => passed,
+        Err(problem) => return refuse(&[problem]),
+    };
     let config = match config::load(&args.config) {
         Ok(config) => config,
         Err(problems) => return refuse(&problems),
@@ -84,7 +93,7 @@ pub fn run(args: &Args) -> ExitCode {
     info!(version = env!("CARGO_PKG_VERSION"), config = %args.config.display(), %hardening, "starting");
     say_what_the_host_lacks(hardening.is_complete());
     config.problems.iter().for_each(|problem| warn!("{problem}"));
-    match build(config, captured, redactor).and_then(Daemon::serve) {
+    match build(config, captured, redactor, passed).and_then(Daemon::serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(reasons) => {
             reasons.iter().for_each(|reason| error!("{reason}"));
@@ -136,13 +145,11 @@ struct Daemon {
     tools_plane: Runtime,
     /// Loads from sources and serves operators.
     control_plane: Runtime,
-    tools: Listener,
-    admin: Listener,
-    metrics: Option<MetricsListener>,
+    sockets: Sockets,
     hangup: Signal,
 }
 
-fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemon, Vec<String>> {
+fn build(config: Config, captured: Captured, redactor: Redactor, passed: Passed) -> Result<Daemon, Vec<String>> {
     let one = |reason: String| vec![reason];
     let runtime =
         |mut builder: Builder| builder.enable_all().build().map_err(|error| one(format!("cannot start threads: {error}")));
@@ -160,11 +167,10 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
     info!(method = %attestor.method(), "callers are attested: {}", attestor.method().proves());
 
     // Bound before the load, so that a second daemon fails at once; served after it, so that nobody is told "not yet".
-    let (tools_socket, admin_socket) = sockets(&config);
-    let (tools, admin) = (bind(&tools_plane, &tools_socket)?, bind(&control_plane, &admin_socket)?);
-    let metrics = bind_metrics(&control_plane, &config, &admin_socket)?;
+    let sockets = Sockets::open(passed, &config, &tools_plane, &control_plane)?;
 
     let (sources, mut reasons) = assemble::sources(&config, &captured, &Sources::new());
+    reasons.extend(seen::unseen_accounts(&config));
     let (keeper, store) = store::new(redactor);
     let keeper = Arc::new(keeper);
     let last_good = assemble::last_good(&config, &captured, &keeper).unwrap_or_else(|reason| {
@@ -212,7 +218,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor) -> Result<Daemo
         broker.ready();
     }
     let health = Health::default();
-    Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, metrics, hangup })
+    Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, sockets, hangup })
 }
 
 fn catch(runtime: &Runtime, kind: SignalKind) -> Result<Signal, Vec<String>> {
@@ -220,39 +226,11 @@ fn catch(runtime: &Runtime, kind: SignalKind) -> Result<Signal, Vec<String>> {
     signal(kind).map_err(|error| vec![format!("signals cannot be caught: {error}")])
 }
 
-fn sockets(config: &Config) -> (Socket, Socket) {
-    let daemon = &config.daemon;
-    let run_dir = daemon.run_dir.clone().unwrap_or_else(places::run_dir);
-    let place = |set: &Option<PathBuf>, name: &str| set.clone().unwrap_or_else(|| run_dir.join(name));
-    let group = daemon.admin_group.as_ref().map(|group| group.id);
-    (
-        Socket { path: place(&daemon.tools_socket, "tools.sock"), mode: daemon.tools_socket_mode, group: None },
-        Socket { path: place(&daemon.admin_socket, "admin.sock"), mode: daemon.admin_socket_mode, group },
-    )
-}
-
-fn bind(runtime: &Runtime, socket: &Socket) -> Result<Listener, Vec<String>> {
-    let _inside = runtime.enter();
-    Listener::bind(socket).map_err(|error| vec![format!("cannot listen at {error}")])
-}
-
-/// Where configuration asks for it: a socket for those who may use the admin socket, or a port of this host.
-fn bind_metrics(runtime: &Runtime, config: &Config, admin: &Socket) -> Result<Option<MetricsListener>, Vec<String>> {
-    Ok(match config.daemon.metrics.clone() {
-        None => None,
-        Some(MetricsAddress::Socket(path)) => Some(MetricsListener::Socket(bind(runtime, &Socket { path, ..admin.clone() })?)),
-        Some(MetricsAddress::Loopback(address)) => {
-            let bound = runtime.block_on(MetricsListener::loopback(address));
-            Some(bound.map_err(|error| vec![format!("cannot listen at {address} for `metrics`: {error}")])?)
-        }
-    })
-}
-
 impl Daemon {
     /// Serves until a signal says stop, then drains.
     fn serve(self) -> Result<(), Vec<String>> {
-        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, tools, admin, metrics, hangup } =
-            self;
+        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, sockets, hangup } = self;
+        let Sockets { tools, admin, credentials, metrics } = sockets;
         // Before systemd is told that the daemon is ready: what it sends then must find someone who listens.
         let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| catch(&tools_plane, kind));
         let signals = Signals { hangup, terminate: terminate?, interrupt: interrupt? };
@@ -260,21 +238,22 @@ impl Daemon {
         let stopped = |mut stopping: watch::Receiver<bool>| async move { drop(stopping.wait_for(|stop| *stop).await) };
         let daemon = &config.daemon;
         let room = Room { connections: daemon.max_connections as usize, per_peer: daemon.max_connections_per_peer as usize };
-        info!(tools = %tools.path().display(), admin = %admin.path().display(), "listening");
+        let for_systemd = credentials.as_ref().map(|listener| field::display(listener.path().display()));
+        info!(tools = %tools.path().display(), admin = %admin.path().display(), credentials = for_systemd, "listening");
         if let Some(listener) = metrics {
             let metrics = Metrics::new(broker.clone(), operations.clone(), tools.connections(), admin.connections());
             control_plane.spawn(delivery::serve_metrics(listener, metrics, stopped(stopping.clone())));
         }
         let admin_serves = control_plane.spawn(delivery::serve_admin(
-            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }, |_| true),
+            admin.incoming(attestor.clone(), Room { connections: 64, per_peer: 32 }, |_| true, stopped(stopping.clone())),
             broker.clone(),
             operations.clone(),
             health.clone(),
-            stopped(stopping.clone()),
         ));
         let known = broker.clone();
-        let incoming = tools.incoming(attestor, room, move |peer| known.knows(peer));
-        let tools_serve = delivery::serve_tools(incoming, broker.clone(), health.clone(), stopped(stopping));
+        let incoming = tools.incoming(attestor.clone(), room, move |peer| known.knows(peer), stopped(stopping.clone()));
+        let tools_serve = delivery::serve_tools(incoming, broker.clone(), health.clone());
+        let ask = credentials.map(|listener| delivery::serve_credentials(listener, attestor, broker.clone(), stopped(stopping)));
         let drain = daemon.drain_timeout;
         let ended = tools_plane.block_on(async {
             let recording = {
@@ -286,6 +265,7 @@ impl Daemon {
             let orders =
                 tokio::spawn(follow_orders(signals, operations.clone(), broker.clone(), health.clone(), stop, control.clone()));
             let announcing = control.spawn(announce_changes(broker.clone()));
+            let watching = control.spawn(watchdog::watch(broker.clone(), Handle::current()));
             let alarming = control.spawn(settle_alarms(broker.clone()));
             health.tools(false).await;
             health.admin(true).await;
@@ -296,13 +276,19 @@ impl Daemon {
                     served = &mut tools_serve => return served.map_err(|error| vec![format!("serving tools failed: {error}")]),
                     loaded = &mut loading => loaded.map_err(|error| vec![format!("loading failed: {error}")])??,
                 }
-                tools_serve.await.map_err(|error| vec![format!("serving tools failed: {error}")])
+                // Not before: what systemd asks for while all is loaded waits in the socket's queue, and outlives this daemon there.
+                let asked = ask.map(tokio::spawn);
+                let served = tools_serve.await.map_err(|error| vec![format!("serving tools failed: {error}")]);
+                if let Some(asked) = asked {
+                    let _ = asked.await;
+                }
+                served
             };
             let ended = tokio::select! {
                 ended = serving => ended,
                 () = too_long(&broker, drain) => Ok(()),
             };
-            [expiring, orders, announcing, alarming, recording].iter().for_each(tokio::task::JoinHandle::abort);
+            [expiring, orders, announcing, watching, alarming, recording].iter().for_each(tokio::task::JoinHandle::abort);
             loading.abort();
             ended
         });

@@ -35,7 +35,7 @@ pub struct Unit {
     pub name: String,
     /// Set apart each start of a unit: systemd's invocation id, 32 hex digits. `None` where the cgroup does not carry one.
     pub invocation: Option<String>,
-    /// Inode number of the unit's cgroup directory.
+    /// Inode number of the unit's cgroup directory. 0 where systemd asks for the unit from outside it.
     pub cgroup: u64,
 }
 

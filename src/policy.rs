@@ -60,6 +60,8 @@ pub enum Delivery {
     File(String),
     /// A launcher puts it into a sealed descriptor, whose path this variable has.
     Fd(String),
+    /// systemd asks for it when it starts the tool's unit, under this name, and puts it into the unit's credentials.
+    Credential(String),
 }
 
 /// Where policy says so.
@@ -224,6 +226,8 @@ pub enum Denial {
     OutsideScope(String),
     #[error("{0}")]
     Command(BadCommand),
+    #[error("no tool that runs as unit {unit} has a secret with `credential = {id:?}`")]
+    NoSuchCredential { unit: String, id: String },
 }
 
 impl Policy {
@@ -362,6 +366,17 @@ impl Policy {
 
     fn not_granted(&self, tool: &ToolName, secret: &SecretName) -> Denial {
         Denial::NotGranted { tool: tool.clone(), secret: secret.clone(), exists: self.secrets.contains(secret) }
+    }
+
+    /// Which tool's which secret is the credential of this name in the caller's unit. That the unit may have it is not said by this:
+    /// it is asked for as any secret is.
+    pub fn credential(&self, peer: &Peer, id: &str) -> Result<(&ToolName, &SecretName), Denial> {
+        let unit = peer.unit.as_ref().map_or("", |unit| unit.name.as_str());
+        let of_unit = self.tools.iter().filter(|(_, tool)| tool.run_as.unit.as_deref() == Some(unit));
+        let mut all = of_unit.flat_map(|(name, tool)| tool.grants.iter().map(move |(secret, rule)| (name, secret, rule)));
+        let found = all.find(|(_, _, rule)| rule.delivery.credential() == Some(id));
+        let missing = || Denial::NoSuchCredential { unit: unit.to_owned(), id: id.to_owned() };
+        found.map(|(name, secret, _)| (name, secret)).ok_or_else(missing)
     }
 
     /// Would this tool get this secret if it proved to be itself and declared it? The line that allows, or what is missing.

@@ -25,7 +25,7 @@ const NEVER: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates that may appear in these modules only.
-const ONLY_IN: [(&str, &[&str]); 11] = [
+const ONLY_IN: [(&str, &[&str]); 12] = [
     ("aws_sdk", &["source/aws"]),
     ("aws_config", &["source/aws"]),
     ("aws_smithy", &["source/aws"]),
@@ -35,6 +35,7 @@ const ONLY_IN: [(&str, &[&str]); 11] = [
     ("hyper::", &["delivery/metrics"]),
     ("opentelemetry", &["daemon/traces"]),
     ("tracing_opentelemetry", &["daemon/traces"]),
+    ("sd_notify", &["daemon"]),
     ("tonic::Status", &["delivery", "client", "cli"]),
     ("std::env", &["daemon", "cli", "client", "source/environment", "secret", "run"]),
 ];

@@ -17,7 +17,9 @@ use tokio::{
 
 use super::{
     Attestor, Method,
+    cgroup::Place,
     executable::{self, FileState, Unseen},
+    invocation::Run,
     kernel,
     refusal::{Fact, Refusal},
     unit,
@@ -28,6 +30,10 @@ use crate::peer::{Peer, Process};
 #[derive(Debug)]
 pub struct Caller {
     peer: Peer,
+    /// Is it with systemd itself, in no unit?
+    manager: bool,
+    /// The start of its unit that it belongs to, where systemd tells them apart.
+    run: Option<Run>,
     attestor: Attestor,
     /// A handle on the process itself; a number would do for any later process too.
     pidfd: Arc<OwnedFd>,
@@ -76,11 +82,16 @@ impl Caller {
 
         let standing = look(attestor, &pidfd, proc.as_ref())?;
         Standing { uid: connected.uid, gid: connected.gid, ..standing }.compare(standing)?;
-        let unit =
-            attestor.0.tree.unit(connected.pid, standing.cgroup).map_err(|refusal| match kernel::alive(pidfd.as_fd()) {
+        let place =
+            attestor.0.tree.place(connected.pid, standing.cgroup).map_err(|refusal| match kernel::alive(pidfd.as_fd()) {
                 Ok(false) => Refusal::Exited, // and its cgroup with it
                 _ => refusal,
             })?;
+        let manager = matches!(place, Place::Manager);
+        let (unit, run) = match place {
+            Place::Unit(unit, run) => (Some(unit), run),
+            Place::Manager | Place::Elsewhere => (None, None),
+        };
         let seen = match (&proc, attestor.settings().executable) {
             (Some(proc), true) => attestor.0.executables.see(proc.as_fd()),
             _ => Err(Unseen::Off),
@@ -96,6 +107,8 @@ impl Caller {
         let process = Process { pid: connected.pid, pidfd_inode };
         let caller = Self {
             peer: Peer { process, uid: connected.uid, gid: connected.gid, groups, unit, executable },
+            manager,
+            run,
             attestor: attestor.clone(),
             pidfd: Arc::new(pidfd),
             proc,
@@ -112,6 +125,11 @@ impl Caller {
         &self.peer
     }
 
+    /// Is it systemd itself, or a child of it that has gone to no unit? That it is the host's, and not a user's, its uid says.
+    pub fn is_with_the_manager(&self) -> bool {
+        self.manager
+    }
+
     /// Why the peer has no executable. `None`: it has one.
     pub fn unseen_executable(&self) -> Option<&Unseen> {
         self.executable.as_ref().err()
@@ -120,9 +138,12 @@ impl Caller {
     /// Is the caller still who it was? About 1 microsecond, so that every hand-out can ask.
     ///
     /// # Errors
-    /// It has exited, or its user, group, cgroup or (where looked at) executable is another than at connect.
+    /// It has exited, its unit was started again, or its user, group, cgroup or (where looked at) executable is another than at connect.
     pub fn recheck(&self) -> Result<(), Refusal> {
         self.standing.compare(look(&self.attestor, &self.pidfd, self.proc.as_ref())?)?;
+        if self.run.as_ref().is_some_and(|run| !run.is_the_last()) {
+            return Err(Refusal::Changed(Fact::Run));
+        }
         if let (Ok(attested), Some(proc)) = (&self.executable, &self.proc) {
             let now = executable::state(proc.as_fd()).map_err(|e| Refusal::kernel("stat of the caller's executable", e))?;
             if now != *attested {

@@ -13,6 +13,7 @@ use std::{
 };
 
 use super::{
+    invocation::{Run, Units},
     refusal::Refusal,
     unit::{self, BadPath},
 };
@@ -24,19 +25,31 @@ const KEPT: usize = 4096;
 /// Directories that one search looks at. A process with a cgroup of its own (`Delegate=`) can make many.
 const SEARCHED: usize = 100_000;
 
+/// Where a process runs, as far as a cgroup tells.
+#[derive(Debug)]
+pub enum Place {
+    /// In a system unit, and in this run of it.
+    Unit(Unit, Option<Run>),
+    /// With systemd itself, in no unit.
+    Manager,
+    /// In none that proves more than a user.
+    Elsewhere,
+}
+
 /// The host's cgroup2 tree.
 #[derive(Debug)]
 pub struct Tree {
     mount: Option<PathBuf>,
     /// `/proc` shows this pid namespace's processes.
     proc: bool,
+    units: Option<Units>,
     paths: Mutex<HashMap<u64, Arc<str>>>,
 }
 
 impl Tree {
     pub fn find(proc: bool) -> Self {
         let mount = fs::read_to_string("/proc/self/mountinfo").ok().and_then(|text| cgroup2_mount(&text));
-        Self { mount, proc, paths: Mutex::default() }
+        Self { mount, proc, units: Units::find(), paths: Mutex::default() }
     }
 
     pub fn mount(&self) -> Option<&Path> {
@@ -50,14 +63,21 @@ impl Tree {
         inode(mount, path).ok_or(Refusal::CgroupNotFound)
     }
 
-    /// The unit of a process with this number and this cgroup. Right if the process still lives after the call.
-    pub fn unit(&self, pid: u32, id: u64) -> Result<Option<Unit>, Refusal> {
-        let Some(mount) = &self.mount else { return Ok(None) };
+    /// Where a process with this number and this cgroup runs. Right if the process still lives after the call.
+    pub fn place(&self, pid: u32, id: u64) -> Result<Place, Refusal> {
+        let Some(mount) = &self.mount else { return Ok(Place::Elsewhere) };
         let path = self.path(mount, pid, id)?;
-        let Some(found) = unit::unit_of(&path)? else { return Ok(None) };
-        let directory = below(mount, found.directory);
-        let cgroup = rustix::fs::stat(&directory).map_err(|e| Refusal::kernel("stat of the unit's cgroup", e))?.st_ino;
-        Ok(Some(Unit { name: found.name.to_owned(), invocation: invocation(&directory), cgroup }))
+        match unit::unit_of(&path)? {
+            Some(found) => {
+                let directory = below(mount, found.directory);
+                let cgroup = rustix::fs::stat(&directory).map_err(|e| Refusal::kernel("stat of the unit's cgroup", e))?.st_ino;
+                let run = Run::of(found.name, &directory, self.units.as_ref());
+                let invocation = run.as_ref().map(|run| run.invocation().to_owned());
+                Ok(Place::Unit(Unit { name: found.name.to_owned(), invocation, cgroup }, run))
+            }
+            None if unit::is_manager(&path) => Ok(Place::Manager),
+            None => Ok(Place::Elsewhere),
+        }
     }
 
     fn path(&self, mount: &Path, pid: u32, id: u64) -> Result<Arc<str>, Refusal> {
@@ -120,15 +140,6 @@ fn search(mount: &Path, id: u64) -> Result<Option<String>, Refusal> {
         }
     }
     Ok(None)
-}
-
-/// systemd sets it apart for each start of a unit. Where a unit has its cgroup delegated, its user can write it: it says which run
-/// of a unit this is, as far as the unit does not lie about itself, and never which unit.
-fn invocation(directory: &Path) -> Option<String> {
-    let mut value = [0; 33];
-    let length = rustix::fs::getxattr(directory, "user.invocation_id", &mut value[..]).ok()?;
-    let text = std::str::from_utf8(&value[..length]).ok()?;
-    unit::is_invocation(text).then(|| text.to_owned())
 }
 
 /// The mount point of the whole tree: `36 35 0:30 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw` (proc_pid_mountinfo(5)).

@@ -30,6 +30,11 @@ pub enum Refusal {
     Weak,
     #[error("/proc does not show the daemon's own pid namespace")]
     NoProc,
+    #[error(
+        "/proc hides other users' processes, and before Linux 6.13 callers cannot be told without it (ProtectProc=default in the \
+         unit: systemd/kernel-before-6.13.conf)"
+    )]
+    HiddenProc,
     #[error("{call} failed: {error}")]
     Kernel { call: &'static str, error: Errno },
 }
@@ -40,6 +45,8 @@ pub enum Fact {
     User,
     Group,
     Cgroup,
+    /// The start of its unit.
+    Run,
     Executable,
 }
 
@@ -49,6 +56,7 @@ impl std::fmt::Display for Fact {
             Self::User => "user id",
             Self::Group => "group id",
             Self::Cgroup => "cgroup",
+            Self::Run => "run of its unit (systemd's invocation)",
             Self::Executable => "executable",
         })
     }
@@ -64,7 +72,7 @@ impl Refusal {
             Self::Cgroup(_) | Self::CgroupNotFound => "CALLER_CGROUP",
             Self::OtherSender { .. } => "OTHER_SENDER",
             Self::NoSender => "NO_SENDER",
-            Self::Weak | Self::NoProc => "ATTESTATION_UNAVAILABLE",
+            Self::Weak | Self::NoProc | Self::HiddenProc => "ATTESTATION_UNAVAILABLE",
             Self::Kernel { .. } => "ATTESTATION_FAILED",
         }
     }

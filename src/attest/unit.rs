@@ -60,6 +60,11 @@ pub fn unit_of(path: &str) -> Result<Option<UnitPath<'_>>, BadPath> {
     Ok(None)
 }
 
+/// Is this systemd itself, the first process of the host, or a child of it that has not gone to its unit?
+pub fn is_manager(path: &str) -> bool {
+    path == "/init.scope"
+}
+
 /// The managers of users, the sessions of users and systemd itself. What runs below the first two is the user's choice.
 fn proves_a_user_only(name: &str) -> bool {
     name == "init.scope"
@@ -72,7 +77,7 @@ fn is_slice(name: &str) -> bool {
 }
 
 /// A full name: plain, or an instance of a template.
-fn is_unit(name: &str) -> bool {
+pub fn is_unit(name: &str) -> bool {
     let Some(stem) = name.strip_suffix(".service").or_else(|| name.strip_suffix(".scope")) else { return false };
     let instance = stem.find('@').is_none_or(|at| at > 0 && at + 1 < stem.len());
     name.len() < 256 && is_stem(stem) && instance

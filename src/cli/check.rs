@@ -1,6 +1,8 @@
-//! `valetkey check`: the daemon's own loader, offline.
+//! `valetkey check`: the daemon's own loader, offline; and what this host's unit files say, where it has them.
 
-use std::path::PathBuf;
+mod consumers;
+
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -72,7 +74,8 @@ impl From<&Problem> for Found {
 pub fn run(args: &Args) -> Outcome {
     let (config, problems) = match config::load(&args.config) {
         Ok(mut config) => {
-            let problems = std::mem::take(&mut config.problems);
+            let mut problems = std::mem::take(&mut config.problems);
+            problems.extend(consumers::look(&config, Path::new("/")));
             (Some(config), problems)
         }
         Err(problems) => (None, problems),

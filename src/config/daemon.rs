@@ -20,6 +20,8 @@ pub struct DaemonSettings {
     pub tools_socket_mode: u32,
     /// `None`: `admin.sock` in the run directory.
     pub admin_socket: Option<PathBuf>,
+    /// Where systemd asks for credentials. `None`: `credentials.sock` in the run directory.
+    pub credentials_socket: Option<PathBuf>,
     /// 0600; 0660 where `admin_group` is set and no mode is.
     pub admin_socket_mode: u32,
     /// The group that owns the admin socket.
@@ -100,6 +102,7 @@ impl Default for DaemonSettings {
             tools_socket: None,
             tools_socket_mode: 0o666,
             admin_socket: None,
+            credentials_socket: None,
             admin_socket_mode: 0o600,
             admin_group: None,
             log_format: LogFormat::Human,
@@ -126,6 +129,7 @@ pub(super) const KEYS: &[Key] = &[
     key("tools-socket-mode", "\"0666\""),
     key("admin-socket", "\"/run/valetkey/admin.sock\""),
     key("admin-socket-mode", "\"0600\""),
+    key("credentials-socket", "\"/run/valetkey/credentials.sock\""),
     key("admin-group", "\"valetkey-admin\""),
     key("log-format", "\"human\""),
     key("log-level", "\"info\""),
@@ -175,6 +179,7 @@ pub(super) fn read(section: &Section<'_>) -> DaemonSettings {
         tools_socket: socket(section, "tools-socket"),
         tools_socket_mode: mode(section, "tools-socket-mode").unwrap_or(default.tools_socket_mode),
         admin_socket: socket(section, "admin-socket"),
+        credentials_socket: socket(section, "credentials-socket"),
         admin_socket_mode: mode(section, "admin-socket-mode").unwrap_or(match admin_group {
             Some(_) => 0o660,
             None => default.admin_socket_mode,
@@ -258,10 +263,15 @@ fn check_together(section: &Section<'_>, settings: &DaemonSettings) {
     if settings.tools_socket.is_some() && settings.tools_socket == settings.admin_socket {
         section.reject("admin-socket", "is the tools socket too");
     }
-    if let Some(MetricsAddress::Socket(metrics)) = &settings.metrics
-        && [&settings.tools_socket, &settings.admin_socket].contains(&&Some(metrics.clone()))
+    if settings.credentials_socket.is_some()
+        && [&settings.tools_socket, &settings.admin_socket].contains(&&settings.credentials_socket)
     {
-        section.reject("metrics", "is the socket of tools or operators too");
+        section.reject("credentials-socket", "is the socket of tools or operators too");
+    }
+    if let Some(MetricsAddress::Socket(metrics)) = &settings.metrics
+        && [&settings.tools_socket, &settings.admin_socket, &settings.credentials_socket].contains(&&Some(metrics.clone()))
+    {
+        section.reject("metrics", "is the socket of tools, operators or systemd too");
     }
 }
 

@@ -20,7 +20,7 @@ pub struct Explanation {
     pub run_as: Vec<String>,
     /// Where not allowed: what to write, and into which file.
     pub missing: Option<String>,
-    /// How it reaches the process, where it may be had: `env`, `file`, `fd` or `rpc`, and the variable.
+    /// How it reaches the process, where it may be had: `env`, `file`, `fd`, `credential` or `rpc`, and the variable or name.
     pub delivery: Option<String>,
     /// What that shows to others on the host.
     pub exposure: Option<String>,
@@ -42,7 +42,7 @@ pub fn explain(config: &Config, tool: &ToolName, secret: &SecretName) -> Explana
                 origin: Some(rule.origin.clone()),
                 run_as,
                 missing: None,
-                delivery: Some(rule.delivery.variable().map_or_else(|| word.into(), |variable| format!("{word} {variable}"))),
+                delivery: Some(rule.delivery.target().map_or_else(|| word.into(), |target| format!("{word} {target}"))),
                 exposure: Some(rule.delivery.exposure().into()),
             }
         }

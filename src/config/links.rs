@@ -1,7 +1,10 @@
 //! What only shows when everything is read: names that nobody uses, two tools that one process can be, one credential under
 //! two names.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use super::{
     Defined,
@@ -91,6 +94,7 @@ fn one_process_two_tools(
         let instead = format!("a selector for \"{other_name}\" that does not fit \"{name}\"");
         add(report, Severity::Warning, &tool.origin, what, instead);
     } else if place(first, main) < place(&tool.origin, main) && both_launched(tool, other) {
+        one_credential_of_two_tools(tool, (other_name, other), report);
         if firsts.get(&narrow) == Some(&place(first, main)) && !tool.run_as.needs_executable() {
             let what = format!(
                 "tools \"{other_name}\" ({first}) and \"{name}\" are told apart by `valetkey run` alone: any other program with this `run-as` can be either"
@@ -103,6 +107,15 @@ fn one_process_two_tools(
             "tools \"{other_name}\" ({first}) and \"{name}\" have the same `run-as`: either can say that it is the other"
         );
         add(report, Severity::Error, &tool.origin, what, "a unit or user of its own for each tool".into());
+    }
+}
+
+/// systemd names the unit and the credential, and no tool.
+fn one_credential_of_two_tools(tool: &ToolPolicy, (other_name, other): (&ToolName, &ToolPolicy), report: &Report) {
+    let taken: BTreeSet<_> = other.grants.values().filter_map(|rule| rule.delivery.credential()).collect();
+    for rule in tool.grants.values().filter(|rule| rule.delivery.credential().is_some_and(|id| taken.contains(id))) {
+        let what = format!("this `credential` of the unit is one of tool \"{other_name}\" too ({})", other.origin);
+        add(report, Severity::Error, &rule.origin, what, "another name for one of them".into());
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Defined, identity, launch, limits,
+    Defined, credential, identity, launch, limits,
     read::{Key, Named, Section, key},
     secrets::SecretSettings,
     spelling::nearest,
@@ -29,8 +29,12 @@ pub(super) const KEYS: &[Key] = &[
     key("on-rotation", "\"notify-only\""),
     key("sandbox", "{ read = [\"/usr\"], connect = [443] }"),
 ];
-pub(super) const GRANT_KEYS: &[Key] =
-    &[key("env", "\"STRIPE_SECRET_KEY\""), key("file", "\"STRIPE_SECRET_KEY_FILE\""), key("fd", "\"STRIPE_SECRET_KEY_FILE\"")];
+pub(super) const GRANT_KEYS: &[Key] = &[
+    key("env", "\"STRIPE_SECRET_KEY\""),
+    key("file", "\"STRIPE_SECRET_KEY_FILE\""),
+    key("fd", "\"STRIPE_SECRET_KEY_FILE\""),
+    key("credential", "\"stripe-secret-key\""),
+];
 
 pub(super) const NAME_RULE: &str = "[tool.billing]: lower-case letters, digits and `._-`, at most 64";
 
@@ -49,6 +53,7 @@ pub(super) fn read(named: &Named<'_, ToolName>, secrets: &Defined<SecretName, Se
         }
     };
     let grants = grants(&section, secrets);
+    credential::check_together(&section, &run_as, &grants);
     let limits = section.section("limits", limits::KEYS, &[]).map(|section| limits::of_tool(&section)).unwrap_or_default();
     check_launched(&section, &grants, &limits);
     let launch = launch::read(&section, &run_as, &grants);
@@ -75,7 +80,7 @@ fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> 
         tool.warn(tool.line, format!("{} may have no secret", tool.title), "secrets.\"NAME\" = {}");
         return grants;
     }
-    let mut variables: BTreeMap<String, SecretName> = BTreeMap::new();
+    let mut targets: BTreeMap<(bool, String), SecretName> = BTreeMap::new();
     for named in tool.named::<SecretName>("secrets", "secrets.\"stripe/api-key\" = {}") {
         let known = secrets.names.contains_key(&named.name);
         if !known && secrets.complete {
@@ -86,16 +91,14 @@ fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> 
             if known { format!("`secrets.\"{}\"` of {}", named.name, tool.title) } else { format!("a grant of {}", tool.title) };
         let Some(section) = named.open(title, "secrets.\"NAME\" = {}", GRANT_KEYS, &[]) else { continue };
         let delivery = delivery(&section, &named.name, known);
-        if let Some(variable) = delivery.variable()
-            && let Some(other) = variables.insert(variable.to_owned(), named.name.clone())
+        let key = delivery.word();
+        if let Some(target) = delivery.target()
+            && let Some(other) = targets.insert((delivery.is_launched(), target.to_owned()), named.name.clone())
             && known
         {
-            let why = if secrets.names.contains_key(&other) {
-                format!("is the variable of \"{other}\" too")
-            } else {
-                "is taken".into()
-            };
-            let key = delivery.word();
+            let thing = if delivery.is_launched() { "variable" } else { "credential" };
+            let why =
+                if secrets.names.contains_key(&other) { format!("is the {thing} of \"{other}\" too") } else { "is taken".into() };
             section.reject_for(key, why, format!("{key} = \"{}\"", suggestion(key, Some(named.name.as_str()))));
         }
         let origin = Origin { file: named.doc.file.clone(), line: named.line };
@@ -106,14 +109,16 @@ fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> 
 
 /// One way to reach the process, or none: then the tool asks.
 fn delivery(grant: &Section<'_>, secret: &SecretName, known: bool) -> Delivery {
-    let given: Vec<_> = ["env", "file", "fd"].into_iter().filter(|key| grant.has(key)).collect();
+    let given: Vec<_> = ["env", "file", "fd", "credential"].into_iter().filter(|key| grant.has(key)).collect();
     if let [_, second, ..] = given.as_slice() {
-        grant.reject_for(second, "stands beside another way to deliver the same secret", "one of: env, file, fd");
+        grant.reject_for(second, "stands beside another way to deliver the same secret", "one of: env, file, fd, credential");
     }
     let secret = known.then(|| secret.as_str());
     let mut found = Delivery::Rpc;
     for key in given {
-        if let Some(variable) = usable(grant, key, secret).map(String::from) {
+        if key == "credential" {
+            found = grant.parsed(key, credential::id).map_or(Delivery::Rpc, Delivery::Credential);
+        } else if let Some(variable) = usable(grant, key, secret).map(String::from) {
             found = match key {
                 "env" => Delivery::Env(variable),
                 "file" => Delivery::File(variable),
@@ -140,7 +145,11 @@ fn usable<'a>(grant: &Section<'a>, key: &str, secret: Option<&str>) -> Option<&'
 /// The name of a secret that nothing defines may be a credential: nothing is made of it.
 fn suggestion(key: &str, secret: Option<&str>) -> String {
     let variable = secret.map_or_else(|| "STRIPE_SECRET_KEY".into(), suggested);
-    if key == "env" { variable } else { format!("{variable}_FILE") }
+    match key {
+        "env" => variable,
+        "credential" => variable.to_lowercase().replace('_', "-"),
+        _ => format!("{variable}_FILE"),
+    }
 }
 
 fn undefined(tool: &Section<'_>, grant: &Named<'_, SecretName>, secrets: &Defined<SecretName, SecretSettings>) {

@@ -16,7 +16,10 @@ use tokio::{
 };
 use tracing::{Instrument, error, info, warn};
 
-use super::assemble::{self, Captured, Sources};
+use super::{
+    assemble::{self, Captured, Sources},
+    seen,
+};
 use crate::{
     blast::Facts,
     broker::Broker,
@@ -300,6 +303,10 @@ impl Operations {
     fn needs_restart(&self, before: &Config, after: &Config) -> Result<Vec<String>, Vec<String>> {
         if after.policy.needs_executable() && !before.policy.needs_executable() {
             return Err(vec!["a tool is now told by its executable, which this daemon was not started for: restart it".into()]);
+        }
+        let unseen = seen::unseen_accounts(after);
+        if !unseen.is_empty() {
+            return Err(unseen);
         }
         let granted = after.policy.granted();
         let from_environment = after.secrets.iter().filter(|(name, secret)| {

@@ -163,7 +163,7 @@ fn told(reasons: &[String]) -> String {
 }
 
 fn delivery(secret: &SecretName, delivery: &Delivery) -> v1::ToolDelivery {
-    let variable = delivery.variable().unwrap_or_default().to_owned();
+    let variable = delivery.target().unwrap_or_default().to_owned();
     v1::ToolDelivery { secret: secret.to_string(), by: delivery.word().into(), variable }
 }
 

@@ -43,7 +43,7 @@ fn on_rotation(does: OnRotation) -> (v1::OnRotation, i32) {
 /// What a tool asks for itself is no launcher's business.
 fn delivered(one: &Delivered) -> Option<v1::Delivered> {
     let to = match &one.to {
-        Delivery::Rpc => return None,
+        Delivery::Rpc | Delivery::Credential(_) => return None,
         Delivery::Env(variable) => To::Env(variable.clone()),
         Delivery::File(variable) => To::File(variable.clone()),
         Delivery::Fd(variable) => To::Fd(variable.clone()),

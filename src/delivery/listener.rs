@@ -58,12 +58,13 @@ pub enum BindError {
     UnsafeDirectory { dir: PathBuf, problem: &'static str },
 }
 
-/// A bound socket. Its file goes with it.
+/// A bound socket. Its file goes with it, where it is the daemon's own.
 #[derive(Debug)]
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
-    inode: u64,
+    /// Of the file that goes with it.
+    inode: Option<u64>,
     places: Places,
 }
 
@@ -90,7 +91,11 @@ impl Listener {
         std::fs::set_permissions(&bound, std::fs::Permissions::from_mode(socket.mode)).map_err(fails)?;
         let inode = std::fs::symlink_metadata(&bound).map_err(fails)?.ino();
         std::fs::rename(&bound, path).map_err(fails)?;
-        Ok(Self { listener, path: path.clone(), inode, places: Places::default() })
+        Ok(Self::new(listener, path.clone(), Some(inode)))
+    }
+
+    pub(super) fn new(listener: UnixListener, path: PathBuf, inode: Option<u64>) -> Self {
+        Self { listener, path, inode, places: Places::default() }
     }
 
     pub fn path(&self) -> &Path {
@@ -102,13 +107,15 @@ impl Listener {
         self.places.connections()
     }
 
-    /// Accepts and attests, within the room there is. A caller that cannot be attested gets no connection; `known` says who could be
-    /// one of ours, for whom places are kept.
+    /// Accepts and attests, within the room there is, until `stop` resolves. A caller that cannot be attested gets no connection; `known`
+    /// says who could be one of ours, for whom places are kept. Who was accepted before the stop is still served, and who was not waits for
+    /// the next daemon where systemd has the socket.
     pub fn incoming(
         self,
         attestor: Attestor,
         room: Room,
         known: impl Fn(&Peer) -> bool + Send + Sync + 'static,
+        stop: impl Future<Output = ()>,
     ) -> impl Stream<Item = io::Result<Connection>> {
         let permits = Arc::new(Semaphore::new(room.connections));
         let places = self.places.clone();
@@ -121,8 +128,9 @@ impl Listener {
             tokio::task::yield_now().await;
             Some(((accepted, permit), (this, permits)))
         });
-        let admitted =
-            accepted.map(move |(stream, permit)| admit(stream, attestor.clone(), places.clone(), room, known.clone(), permit));
+        let admitted = accepted
+            .take_until(stop)
+            .map(move |(stream, permit)| admit(stream, attestor.clone(), places.clone(), room, known.clone(), permit));
         // Several at once, so that one whose program must be read first does not hold up the others.
         admitted.buffer_unordered(ADMISSIONS).filter_map(|admitted| async { admitted.map(Ok) })
     }
@@ -159,7 +167,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|found| Some(found.ino()) == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -338,13 +346,19 @@ fn lock(dir: &Path) -> io::Result<std::os::fd::OwnedFd> {
     Ok(dir)
 }
 
-/// Makes the directory where there is none, and refuses one in which others could move our socket away.
+/// Makes the directory where there is none, and refuses one that is not safe.
 fn prepare_directory(dir: &Path) -> Result<(), BindError> {
     let fails = |error| BindError::Io { path: dir.to_path_buf(), error };
     if !dir.exists() {
         std::fs::create_dir_all(dir).map_err(fails)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755)).map_err(fails)?;
     }
+    check_directory(dir)
+}
+
+/// Refuses a directory in which others could move our socket away.
+pub(super) fn check_directory(dir: &Path) -> Result<(), BindError> {
+    let fails = |error| BindError::Io { path: dir.to_path_buf(), error };
     let found = std::fs::metadata(dir).map_err(fails)?;
     let refuse = |problem| Err(BindError::UnsafeDirectory { dir: dir.to_path_buf(), problem });
     if !found.is_dir() {

@@ -1,6 +1,6 @@
 //! The two servers, with health and reflection.
 
-use std::{future::Future, io, sync::Arc};
+use std::{io, sync::Arc};
 
 use futures_core::Stream;
 use tonic::transport::{Error, Server, server::Router};
@@ -53,27 +53,31 @@ fn server() -> Server<Layers> {
 
 type Layers = Stack<PaceLayer, Identity>;
 
-/// Serves tools until `stop` resolves and every connection is done.
+/// What ends a server is the end of its connections. A signal beside it would be heard while some are accepted and not served yet; that
+/// there is one makes tonic ask each connection to come to its end.
+fn never() -> std::future::Pending<()> {
+    std::future::pending()
+}
+
+/// Serves tools until no more are coming and every connection is done.
 pub async fn serve_tools(
     incoming: impl Stream<Item = io::Result<Connection>>,
     broker: Arc<Broker>,
     health: Health,
-    stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let router = server().add_service(Tools::new(broker));
-    with_common(router, super::tools::NAME, health).serve_with_incoming_shutdown(incoming, stop).await
+    with_common(router, super::tools::NAME, health).serve_with_incoming_shutdown(incoming, never()).await
 }
 
-/// Serves operators until `stop` resolves and every connection is done.
+/// Serves operators until no more are coming and every connection is done.
 pub async fn serve_admin(
     incoming: impl Stream<Item = io::Result<Connection>>,
     broker: Arc<Broker>,
     host: Arc<dyn Host>,
     health: Health,
-    stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let router = server().add_service(AdminServer::new(AdminService::new(broker, host)));
-    with_common(router, super::admin::NAME, health).serve_with_incoming_shutdown(incoming, stop).await
+    with_common(router, super::admin::NAME, health).serve_with_incoming_shutdown(incoming, never()).await
 }
 
 /// Adds what both sides have: health, and reflection of what this side serves, and of nothing else.

@@ -171,15 +171,28 @@ impl Launch {
 impl Delivery {
     /// Is it a launcher's business?
     pub fn is_launched(&self) -> bool {
-        *self != Self::Rpc
+        self.variable().is_some()
     }
 
     /// The variable that tells the process where its value is.
     pub fn variable(&self) -> Option<&str> {
         match self {
-            Self::Rpc => None,
+            Self::Rpc | Self::Credential(_) => None,
             Self::Env(variable) | Self::File(variable) | Self::Fd(variable) => Some(variable),
         }
+    }
+
+    /// The name under which systemd asks for it.
+    pub fn credential(&self) -> Option<&str> {
+        match self {
+            Self::Credential(id) => Some(id),
+            Self::Rpc | Self::Env(_) | Self::File(_) | Self::Fd(_) => None,
+        }
+    }
+
+    /// What the word of configuration has beside it: the variable, or the credential's name.
+    pub fn target(&self) -> Option<&str> {
+        self.variable().or_else(|| self.credential())
     }
 
     /// The word of configuration.
@@ -189,6 +202,7 @@ impl Delivery {
             Self::Env(_) => "env",
             Self::File(_) => "file",
             Self::Fd(_) => "fd",
+            Self::Credential(_) => "credential",
         }
     }
 
@@ -203,6 +217,9 @@ impl Delivery {
             Self::Fd(variable) => {
                 format!("in a sealed descriptor whose path is in {variable}, for a process that `valetkey run` starts")
             }
+            Self::Credential(id) => format!(
+                "as the systemd credential {id} of its unit, in the file $CREDENTIALS_DIRECTORY/{id}, from before it starts until it ends"
+            ),
         }
     }
 
@@ -221,6 +238,10 @@ impl Delivery {
             Self::Fd(_) => {
                 "any process of the same user can read it through /proc/PID/fd for as long as the tool runs, and in memory once the \
                  tool has read it; it is lost where the tool is started through Node's child_process (npx) or Python's subprocess"
+            }
+            Self::Credential(_) => {
+                "any process of the unit's user can read the file below /run/credentials for as long as the unit runs, and in memory once \
+                 the tool has read it; it is in no environment and is never swapped, and a running unit keeps the value it was started with"
             }
         }
     }

@@ -22,12 +22,14 @@ const SECRETS: usize = 8;
 const SOURCES: usize = 3;
 const SYSTEMS: usize = 5;
 
+/// Source, what it reaches with which privilege, which sources it opens, canary.
+type SecretShape = (usize, BTreeMap<usize, usize>, BTreeSet<usize>, bool);
+
 #[derive(Debug, Clone)]
 struct Shape {
     /// Of each tool, its secrets and how each is delivered.
     grants: Vec<BTreeMap<usize, usize>>,
-    /// Of each secret: source, what it reaches with which privilege, which sources it opens, canary.
-    secrets: Vec<(usize, BTreeMap<usize, usize>, BTreeSet<usize>, bool)>,
+    secrets: Vec<SecretShape>,
 }
 
 fn shape() -> impl Strategy<Value = Shape> {

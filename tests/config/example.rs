@@ -50,6 +50,7 @@ fn options_shown_as_defaults_are_the_defaults() {
         run_dir: None,
         tools_socket: None,
         admin_socket: None,
+        credentials_socket: None,
         admin_group: None,
         last_good: None,
         metrics: None,

@@ -49,7 +49,7 @@ fn the_example_reads_as_it_is_written() {
     let billing = config.policy.tool("billing").unwrap();
     assert_eq!(billing.run_as.unit.as_deref(), Some("mcp-billing.service"));
     assert_eq!(billing.grants["stripe/api-key"].delivery, Delivery::Env("STRIPE_SECRET_KEY".into()));
-    assert_eq!(billing.grants["mail/smtp-password"].delivery, Delivery::Rpc);
+    assert_eq!(billing.grants["mail/smtp-password"].delivery, Delivery::Credential("smtp-password".into()));
     let reports = config.policy.tool("reports").unwrap();
     assert_eq!(reports.limits, Limits { per_minute: 60, per_second: 10, concurrent: 2, ..Limits::default() });
 }

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A hand-out, the only way there is one: loaded, granted, read.
-fn handout(value: &[u8]) -> Handout {
+pub fn handout(value: &[u8]) -> Handout {
     let (keeper, store) = store::new(crate::redact::Redactor::new().unwrap());
     let secret: crate::name::SecretName = "stripe/api-key".parse().unwrap();
     let fetched = Fetched { value: SecretValue::copy_from(value).unwrap(), version: 7.into(), check_within: None };
