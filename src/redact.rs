@@ -31,7 +31,7 @@ use std::{
 
 use crate::{
     name::{SecretName, Version},
-    secret::SecretValue,
+    secret::{SecretValue, wipe_stack},
 };
 use engine::{Crowd, Engine, Keys, Owner, Prints, Table};
 use find::{Finder, Held};
@@ -156,6 +156,7 @@ impl Redactor {
             }
             self.publish(tables);
         }
+        wipe_stack();
         answers
     }
 

@@ -35,7 +35,7 @@ use arena::{Arena, Slot};
 pub use arena::{ProtectionReport, Settings, Unprotected};
 pub use harden::harden_process;
 pub use pages::Protection;
-pub use wipe::{WipingAllocator, wipe_bytes};
+pub use wipe::{WipingAllocator, wipe_bytes, wipe_stack};
 
 /// Bytes that are wiped when dropped and that nothing can print, copy or compare by accident.
 ///

@@ -148,7 +148,11 @@ fn revoke(host: &Host) {
 }
 
 fn held(host: &Host) -> Value {
-    sessions(host).iter().map(|session| session["held"].clone()).collect()
+    let versions = |session: &Value| -> Value {
+        let held = session["held"].as_array().unwrap().iter();
+        held.map(|held| json!({ "secret": held["secret"], "version": held["version"] })).collect()
+    };
+    sessions(host).iter().map(versions).collect()
 }
 
 fn holds(version: &str) -> Value {

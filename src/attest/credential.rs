@@ -139,7 +139,7 @@ mod tests {
             "10000000000000000/unit/c1.service/foo",
             "1/user/c1.service/foo",
             "1\0/unit/c1.service/foo",
-            "\0001/unit/c1.service/foo",
+            "\x00001/unit/c1.service/foo",
         ] {
             assert_eq!(parse(address.as_bytes()), None, "{address:?}");
         }

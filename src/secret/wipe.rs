@@ -9,6 +9,7 @@
 use std::{
     alloc::{GlobalAlloc, Layout},
     arch::asm,
+    mem::MaybeUninit,
 };
 
 use mimalloc::MiMalloc;
@@ -69,6 +70,17 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for WipingAllocator<A> {
 pub fn wipe_bytes(bytes: &mut [u8]) {
     // SAFETY: the slice is ours alone for as long as the call runs, and zeros are valid bytes.
     unsafe { wipe(bytes.as_mut_ptr(), bytes.len()) };
+}
+
+/// Wipes what calls that have returned left on this thread's stack, just below the caller's frame. What works on a value leaves parts of
+/// it there, such as vector registers that a search had no room for.
+#[inline(never)]
+pub fn wipe_stack() {
+    /// More than the deepest of these calls takes, also in a build that is not optimised.
+    const DEPTH: usize = 32 * 1024;
+    let mut below = [MaybeUninit::<u8>::uninit(); DEPTH];
+    // SAFETY: the array is ours, and any byte is a valid `MaybeUninit`.
+    unsafe { wipe(below.as_mut_ptr().cast(), DEPTH) };
 }
 
 /// Writes zeros that the compiler may not leave out, although nothing reads them.

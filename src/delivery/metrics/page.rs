@@ -207,7 +207,7 @@ impl Facts {
         });
         page.counter(
             "redactions",
-            "Values found in what launched tools wrote, and in texts given to be cleaned, and in the daemon's own log. No tool: an operator's text, or the log. No secret: the shape of a key.",
+            "Values found in what launched tools wrote, in texts given to be cleaned, and in the daemon's own log. No tool: an operator's text, or the log. No secret: the shape of a key.",
             samples,
         )?;
         page.counter(
