@@ -7,6 +7,7 @@
 mod bookmark;
 mod follow;
 pub mod journald;
+pub mod otlp;
 mod record;
 
 use std::{
@@ -30,6 +31,7 @@ use follow::Follower;
 /// Where records are sent.
 pub enum Target {
     Journald(journald::Journald),
+    Otlp(otlp::Otlp),
 }
 
 impl Target {
@@ -37,6 +39,7 @@ impl Target {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Journald(_) => "journald",
+            Self::Otlp(_) => "otlp",
         }
     }
 
@@ -44,6 +47,8 @@ impl Target {
     const fn most(&self, up_to: u64) -> Most {
         match self {
             Self::Journald(_) => Most { records: 256, bytes: 1 << 20, up_to },
+            // As it stands in memory here; collectors take messages of 4 MiB, and attributes are longer than JSON.
+            Self::Otlp(_) => Most { records: 1000, bytes: 1 << 20, up_to },
         }
     }
 
@@ -51,6 +56,7 @@ impl Target {
     async fn send(&mut self, batch: &Batch) -> Result<u64, Failed> {
         match self {
             Self::Journald(journald) => journald.send(batch).await.map(|()| 0),
+            Self::Otlp(otlp) => otlp.send(batch).await,
         }
     }
 }

@@ -4,18 +4,30 @@
 mod daemon;
 #[path = "support/sandbox.rs"]
 mod sandbox;
+#[path = "support/servers.rs"]
+mod servers;
 
 use std::{
     collections::BTreeSet,
     fs,
     os::unix::net::UnixDatagram,
     path::Path,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use daemon::{Host, eventually};
+use opentelemetry_proto::tonic::{
+    collector::logs::v1::{
+        ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
+        logs_service_server::{LogsService, LogsServiceServer},
+    },
+    common::v1::any_value,
+    logs::v1::{LogRecord, ResourceLogs},
+};
 use sandbox::Sandbox;
 use serde_json::Value;
+use tonic::{Request, Response, Status};
 
 const MARKER: &[u8] = b"marker-51c07e-value-that-must-not-be-exported";
 
@@ -189,12 +201,117 @@ fn what_was_pruned_before_it_was_sent_is_on_record() {
             break entry;
         }
     };
-    for field in [format!("FIRST_SEQ={}", sent + 1), format!("LAST_SEQ={}", last - 1), "ACTION=it".into(), "REASON=pruned".into()]
-    {
+    for field in [format!("FIRST_SEQ={}", sent + 1), format!("LAST_SEQ={}", last - 1), "ACTION=it".into(), "REASON=gone".into()] {
         assert!(entry.contains(&format!("VALETKEY_{field}\n")), "{field}: {entry}");
     }
     daemon.child.kill().unwrap();
     daemon.child.wait().unwrap();
+}
+
+/// A collector that keeps what it is sent, and rejects what it is told to.
+#[derive(Clone, Default)]
+struct Collector {
+    got: Arc<Mutex<Vec<ResourceLogs>>>,
+    rejects: Arc<Mutex<i64>>,
+    /// The header that it wants to see.
+    wants: Arc<Mutex<Option<&'static str>>>,
+}
+
+#[tonic::async_trait]
+impl LogsService for Collector {
+    async fn export(&self, request: Request<ExportLogsServiceRequest>) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        let wanted = *self.wants.lock().unwrap();
+        let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        if wanted.is_some() && shown != wanted {
+            return Err(Status::unauthenticated("said: marker-of-the-collector"));
+        }
+        self.got.lock().unwrap().extend(request.into_inner().resource_logs);
+        let rejected_log_records = std::mem::take(&mut *self.rejects.lock().unwrap());
+        let partial_success = Some(ExportLogsPartialSuccess { rejected_log_records, error_message: String::new() });
+        Ok(Response::new(ExportLogsServiceResponse { partial_success }))
+    }
+}
+
+impl Collector {
+    async fn listen(&self, port: u16) -> tokio::task::JoinHandle<()> {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = tonic::transport::Server::builder().add_service(LogsServiceServer::new(self.clone()));
+        tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() })
+    }
+
+    fn records(&self) -> Vec<LogRecord> {
+        let got = self.got.lock().unwrap();
+        got.iter().flat_map(|logs| &logs.scope_logs).flat_map(|logs| logs.log_records.clone()).collect()
+    }
+
+    fn seqs(&self) -> Vec<u64> {
+        let seq = |record: &LogRecord| match attribute(record, "seq") {
+            Some(any_value::Value::IntValue(seq)) => seq as u64,
+            other => panic!("{other:?}"),
+        };
+        self.records().iter().map(seq).collect()
+    }
+}
+
+fn attribute(record: &LogRecord, name: &str) -> Option<any_value::Value> {
+    record.attributes.iter().find(|one| one.key == name)?.value.clone()?.value
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_gets_every_record_whoever_is_killed() {
+    let (port, headers) = (servers::free_port(), "[audit.export.it]\nkind = \"otlp\"\n");
+    let host = host("");
+    host.write("headers", "Authorization: Bearer first\n");
+    let text = fs::read_to_string(host.config()).unwrap();
+    let file = host.path("headers").display().to_string();
+    let export = format!("{headers}endpoint = \"http://127.0.0.1:{port}\"\nheaders-file = \"{file}\"\n");
+    host.write("valetkey.toml", &(text + &export));
+    let mut daemon = host.start();
+    let session = host.client().session("t").secret("a").open().await.unwrap();
+    session.fetch("a").await.unwrap();
+    eventually("nobody is there", || exporter(&host)["problem"].as_str().is_some_and(|why| why.contains("cannot be reached")));
+
+    // It comes, and wants another header than the first.
+    let collector = Collector::default();
+    *collector.wants.lock().unwrap() = Some("Bearer second");
+    let listening = collector.listen(port).await;
+    eventually("it is refused", || exporter(&host)["problem"].as_str().is_some_and(|why| why.contains("credentials")));
+    host.write("headers", "Authorization: Bearer second\n");
+    eventually("all arrived", || exporter(&host)["waiting"] == 0);
+
+    // It goes while records are made, and comes back.
+    listening.abort();
+    let _ = listening.await;
+    for _ in 0..50 {
+        session.fetch("a").await.unwrap();
+    }
+    let listening = collector.listen(port).await;
+    let before = on_disk(&host).len() as u64;
+    eventually("it goes on", || exporter(&host)["seq"].as_u64() >= Some(before));
+    drop(session);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    *collector.rejects.lock().unwrap() = 2;
+    let mut daemon = host.start();
+    host.client().session("t").secret("a").open().await.unwrap().fetch("a").await.unwrap();
+    eventually("what it rejects is counted", || exporter(&host)["refused"] == 2);
+    assert!(daemon.stop().success());
+    complete(&host, &collector.seqs());
+
+    let records = collector.records();
+    let text = |text: &str| Some(any_value::Value::StringValue(text.into()));
+    let of = |event: &str| records.iter().find(|record| attribute(record, "event") == text(event)).unwrap();
+    let given = of("secret.handed-out");
+    assert_eq!((given.severity_text.as_str(), given.event_name.as_str()), ("INFO", "valetkey.secret.handed-out"));
+    assert_eq!((attribute(given, "tool"), attribute(given, "secret")), (text("t"), text("a")));
+    assert_eq!(attribute(given, "uid"), Some(any_value::Value::IntValue(uid().into())));
+    assert!(given.time_unix_nano > 1_700_000_000_000_000_000);
+    assert_eq!(of("audit.checkpoint").severity_text, "DEBUG");
+    let (everything, log) = (format!("{:?}", collector.got.lock().unwrap()), host.log());
+    assert!(everything.contains("valetkeyd") && !everything.contains(std::str::from_utf8(MARKER).unwrap()));
+    assert!(!log.contains("marker-of-the-collector") && !log.contains("Bearer"), "{log}");
+    drop(listening);
 }
 
 /// A real journald, under a real systemd.

@@ -33,7 +33,7 @@ const ONLY_IN: [(&str, &[&str]); 11] = [
     ("age::", &["source/sealed_file"]),
     ("prometheus_client", &["delivery/metrics"]),
     ("hyper::", &["delivery/metrics"]),
-    ("opentelemetry", &["daemon/traces"]),
+    ("opentelemetry", &["daemon/traces", "export/otlp"]),
     ("tracing_opentelemetry", &["daemon/traces"]),
     ("tonic::Status", &["delivery", "client", "cli"]),
     ("std::env", &["daemon", "cli", "client", "source/environment", "secret", "run"]),
