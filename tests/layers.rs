@@ -25,7 +25,8 @@ const NEVER: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates that may appear in these modules only.
-const ONLY_IN: [(&str, &[&str]); 11] = [
+const ONLY_IN: [(&str, &[&str]); 12] = [
+    ("aws_sigv4", &["export/aws"]),
     ("aws_sdk", &["source/aws"]),
     ("aws_config", &["source/aws"]),
     ("aws_smithy", &["source/aws"]),

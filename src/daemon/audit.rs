@@ -7,15 +7,21 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{assemble::Captured, places};
+use super::{
+    assemble::{Captured, aws_settings},
+    places,
+};
 use crate::{
     audit::{Event, Kind, Log, Outcome, PublicKey, Settings, SigningKey, disk::Directory},
     broker::Broker,
     config::{AuditSettings, ExportSettings, FileRef, OtlpSettings},
     export::{
         Exports, Target, TellGap,
+        cloudwatch_logs::{self, CloudWatchLogs},
         journald::Journald,
         otlp::{self, Otlp},
+        s3::{self, S3},
+        stdout::Stdout,
     },
     name::ExporterName,
 };
@@ -92,6 +98,19 @@ fn target(settings: &ExportSettings, captured: &Captured) -> Result<Target, Stri
             headers_file: file(headers_file)?,
             ca_file: file(ca_file)?,
         })?),
+        ExportSettings::CloudWatchLogs { account, group, stream, create_group } => {
+            let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+            let (account, stream) = (aws_settings(account, captured, 1)?, stream.clone().unwrap_or_else(host));
+            let (group, create_group) = (group.clone(), *create_group);
+            let settings = cloudwatch_logs::Settings { account, group, stream, create_group };
+            Target::CloudWatchLogs(CloudWatchLogs::new(settings)?)
+        }
+        ExportSettings::S3 { account, bucket, prefix, every } => {
+            let account = aws_settings(account, captured, 1)?;
+            let (bucket, prefix, every) = (bucket.clone(), prefix.clone(), *every);
+            Target::S3(S3::new(s3::Settings { account, bucket, prefix, every })?)
+        }
+        ExportSettings::Stdout => Target::Stdout(Stdout::default()),
     })
 }
 
