@@ -44,7 +44,7 @@ pub use alarm::{AlarmSettings, WebhookTarget};
 pub use audit::AuditSettings;
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};
-pub use export::ExportSettings;
+pub use export::{ExportSettings, OtlpSettings};
 pub use problem::{Problem, Severity};
 pub use read::Key;
 pub use secrets::{Privilege, Reach, SecretSettings};
@@ -205,6 +205,10 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("daemon: last-good", daemon::LAST_GOOD_KEYS),
         ("audit", audit::KEYS),
         ("audit: export, journald", export::JOURNALD_KEYS),
+        ("audit: export, otlp", export::OTLP_KEYS),
+        ("audit: export, cloudwatch-logs", export::CLOUDWATCH_KEYS),
+        ("audit: export, s3", export::S3_KEYS),
+        ("audit: export, stdout", export::STDOUT_KEYS),
         ("limits", limits::CEILING_KEYS),
         ("alarm", alarm::KEYS),
         ("alarm: webhook", alarm::WEBHOOK_KEYS),

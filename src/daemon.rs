@@ -194,7 +194,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor, passed: Passed)
     broker.started(&format!("valetkeyd {}, configuration {}", env!("CARGO_PKG_VERSION"), config.file.display()));
     let exports = {
         let _inside = control_plane.enter();
-        audit::export(&config.audit, &broker)
+        audit::export(&config.audit, &captured, &broker)
     };
     let exports = exports.unwrap_or_else(|reason| {
         reasons.push(reason);

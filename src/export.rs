@@ -4,10 +4,15 @@
 //! still on disk. It sends records in their order and [remembers](bookmark) how far the other end has taken them; after a crash it begins
 //! there, so that each record arrives at least once. What retention removed before it was sent is told with its exact numbers.
 
+mod aws;
 mod bookmark;
+pub mod cloudwatch_logs;
 mod follow;
 pub mod journald;
+pub mod otlp;
 mod record;
+pub mod s3;
+pub mod stdout;
 
 use std::{
     path::Path,
@@ -30,6 +35,10 @@ use follow::Follower;
 /// Where records are sent.
 pub enum Target {
     Journald(journald::Journald),
+    Otlp(otlp::Otlp),
+    CloudWatchLogs(cloudwatch_logs::CloudWatchLogs),
+    S3(s3::S3),
+    Stdout(stdout::Stdout),
 }
 
 impl Target {
@@ -37,6 +46,10 @@ impl Target {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Journald(_) => "journald",
+            Self::Otlp(_) => "otlp",
+            Self::CloudWatchLogs(_) => "cloudwatch-logs",
+            Self::S3(_) => "s3",
+            Self::Stdout(_) => "stdout",
         }
     }
 
@@ -44,6 +57,21 @@ impl Target {
     const fn most(&self, up_to: u64) -> Most {
         match self {
             Self::Journald(_) => Most { records: 256, bytes: 1 << 20, up_to },
+            // As it stands in memory here; collectors take messages of 4 MiB, and attributes are longer than JSON.
+            Self::Otlp(_) => Most { records: 1000, bytes: 1 << 20, up_to },
+            // PutLogEvents takes 1,048,576 bytes, and counts 26 more for each event.
+            Self::CloudWatchLogs(_) => Most { records: 5000, bytes: 900_000, up_to },
+            Self::S3(_) => Most { records: usize::MAX, bytes: 8 << 20, up_to },
+            Self::Stdout(_) => Most { records: usize::MAX, bytes: 1 << 18, up_to },
+        }
+    }
+
+    /// For how long records are gathered, and how many at the most. Then each batch has a name of its own at the other end, and is planned: it
+    /// is in the bookmark before it is sent, so that a second attempt sends the very same.
+    const fn gathers(&self) -> Option<(Duration, u64)> {
+        match self {
+            Self::S3(s3) => Some((s3.every, 20_000)),
+            _ => None,
         }
     }
 
@@ -51,6 +79,10 @@ impl Target {
     async fn send(&mut self, batch: &Batch) -> Result<u64, Failed> {
         match self {
             Self::Journald(journald) => journald.send(batch).await.map(|()| 0),
+            Self::Otlp(otlp) => otlp.send(batch).await,
+            Self::CloudWatchLogs(logs) => logs.send(batch).await,
+            Self::S3(s3) => s3.send(batch).await.map(|()| 0),
+            Self::Stdout(stdout) => stdout.send(batch).await.map(|()| 0),
         }
     }
 }

@@ -4,18 +4,30 @@
 mod daemon;
 #[path = "support/sandbox.rs"]
 mod sandbox;
+#[path = "support/servers.rs"]
+mod servers;
 
 use std::{
     collections::BTreeSet,
     fs,
     os::unix::net::UnixDatagram,
     path::Path,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use daemon::{Host, eventually};
+use opentelemetry_proto::tonic::{
+    collector::logs::v1::{
+        ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
+        logs_service_server::{LogsService, LogsServiceServer},
+    },
+    common::v1::any_value,
+    logs::v1::{LogRecord, ResourceLogs},
+};
 use sandbox::Sandbox;
 use serde_json::Value;
+use tonic::{Request, Response, Status};
 
 const MARKER: &[u8] = b"marker-51c07e-value-that-must-not-be-exported";
 
@@ -50,11 +62,15 @@ fn complete(host: &Host, arrived: &[u64]) {
     assert_eq!(first_times, on_disk(host));
 }
 
-/// One exporter as `valetkey status --json` shows it.
+/// The first exporter as `valetkey status --json` shows it.
 fn exporter(host: &Host) -> Value {
+    nth_exporter(host, 0)
+}
+
+fn nth_exporter(host: &Host, at: usize) -> Value {
     let out = host.operate(&["status", "--json"]);
     let status: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{out:?}"));
-    status["audit"]["exporters"][0].clone()
+    status["audit"]["exporters"][at].clone()
 }
 
 fn seq_of(entry: &str) -> u64 {
@@ -189,12 +205,225 @@ fn what_was_pruned_before_it_was_sent_is_on_record() {
             break entry;
         }
     };
-    for field in [format!("FIRST_SEQ={}", sent + 1), format!("LAST_SEQ={}", last - 1), "ACTION=it".into(), "REASON=pruned".into()]
-    {
+    for field in [format!("FIRST_SEQ={}", sent + 1), format!("LAST_SEQ={}", last - 1), "ACTION=it".into(), "REASON=gone".into()] {
         assert!(entry.contains(&format!("VALETKEY_{field}\n")), "{field}: {entry}");
     }
     daemon.child.kill().unwrap();
     daemon.child.wait().unwrap();
+}
+
+/// A collector that keeps what it is sent, and rejects what it is told to.
+#[derive(Clone, Default)]
+struct Collector {
+    got: Arc<Mutex<Vec<ResourceLogs>>>,
+    rejects: Arc<Mutex<i64>>,
+    /// The header that it wants to see.
+    wants: Arc<Mutex<Option<&'static str>>>,
+}
+
+#[tonic::async_trait]
+impl LogsService for Collector {
+    async fn export(&self, request: Request<ExportLogsServiceRequest>) -> Result<Response<ExportLogsServiceResponse>, Status> {
+        let wanted = *self.wants.lock().unwrap();
+        let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        if wanted.is_some() && shown != wanted {
+            return Err(Status::unauthenticated("said: marker-of-the-collector"));
+        }
+        self.got.lock().unwrap().extend(request.into_inner().resource_logs);
+        let rejected_log_records = std::mem::take(&mut *self.rejects.lock().unwrap());
+        let partial_success = Some(ExportLogsPartialSuccess { rejected_log_records, error_message: String::new() });
+        Ok(Response::new(ExportLogsServiceResponse { partial_success }))
+    }
+}
+
+impl Collector {
+    async fn listen(&self, port: u16) -> tokio::task::JoinHandle<()> {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let server = tonic::transport::Server::builder().add_service(LogsServiceServer::new(self.clone()));
+        tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() })
+    }
+
+    fn records(&self) -> Vec<LogRecord> {
+        let got = self.got.lock().unwrap();
+        got.iter().flat_map(|logs| &logs.scope_logs).flat_map(|logs| logs.log_records.clone()).collect()
+    }
+
+    fn seqs(&self) -> Vec<u64> {
+        let seq = |record: &LogRecord| match attribute(record, "seq") {
+            Some(any_value::Value::IntValue(seq)) => seq as u64,
+            other => panic!("{other:?}"),
+        };
+        self.records().iter().map(seq).collect()
+    }
+}
+
+fn attribute(record: &LogRecord, name: &str) -> Option<any_value::Value> {
+    record.attributes.iter().find(|one| one.key == name)?.value.clone()?.value
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_gets_every_record_whoever_is_killed() {
+    let (port, headers) = (servers::free_port(), "[audit.export.it]\nkind = \"otlp\"\n");
+    let host = host("");
+    host.write("headers", "Authorization: Bearer first\n");
+    let text = fs::read_to_string(host.config()).unwrap();
+    let file = host.path("headers").display().to_string();
+    let export = format!("{headers}endpoint = \"http://127.0.0.1:{port}\"\nheaders-file = \"{file}\"\n");
+    host.write("valetkey.toml", &(text + &export));
+    let mut daemon = host.start();
+    let session = host.client().session("t").secret("a").open().await.unwrap();
+    session.fetch("a").await.unwrap();
+    eventually("nobody is there", || exporter(&host)["problem"].as_str().is_some_and(|why| why.contains("cannot be reached")));
+
+    // It comes, and wants another header than the first.
+    let collector = Collector::default();
+    *collector.wants.lock().unwrap() = Some("Bearer second");
+    let listening = collector.listen(port).await;
+    eventually("it is refused", || exporter(&host)["problem"].as_str().is_some_and(|why| why.contains("credentials")));
+    host.write("headers", "Authorization: Bearer second\n");
+    eventually("all arrived", || exporter(&host)["waiting"] == 0);
+
+    // It goes while records are made, and comes back.
+    listening.abort();
+    let _ = listening.await;
+    for _ in 0..50 {
+        session.fetch("a").await.unwrap();
+    }
+    let listening = collector.listen(port).await;
+    let before = on_disk(&host).len() as u64;
+    eventually("it goes on", || exporter(&host)["seq"].as_u64() >= Some(before));
+    drop(session);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    *collector.rejects.lock().unwrap() = 2;
+    let mut daemon = host.start();
+    host.client().session("t").secret("a").open().await.unwrap().fetch("a").await.unwrap();
+    eventually("what it rejects is counted", || exporter(&host)["refused"] == 2);
+    assert!(daemon.stop().success());
+    complete(&host, &collector.seqs());
+
+    let records = collector.records();
+    let text = |text: &str| Some(any_value::Value::StringValue(text.into()));
+    let of = |event: &str| records.iter().find(|record| attribute(record, "event") == text(event)).unwrap();
+    let given = of("secret.handed-out");
+    assert_eq!((given.severity_text.as_str(), given.event_name.as_str()), ("INFO", "valetkey.secret.handed-out"));
+    assert_eq!((attribute(given, "tool"), attribute(given, "secret")), (text("t"), text("a")));
+    assert_eq!(attribute(given, "uid"), Some(any_value::Value::IntValue(uid().into())));
+    assert!(given.time_unix_nano > 1_700_000_000_000_000_000);
+    assert_eq!(of("audit.checkpoint").severity_text, "DEBUG");
+    let (everything, log) = (format!("{:?}", collector.got.lock().unwrap()), host.log());
+    assert!(everything.contains("valetkeyd") && !everything.contains(std::str::from_utf8(MARKER).unwrap()));
+    assert!(!log.contains("marker-of-the-collector") && !log.contains("Bearer"), "{log}");
+    drop(listening);
+}
+
+/// Passes on what comes to a port, until it is aborted and all connections with it.
+async fn forward(port: u16, to: u16) -> tokio::task::JoinHandle<()> {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((mut here, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let Ok(mut there) = tokio::net::TcpStream::connect(("127.0.0.1", to)).await else { return };
+                let _ = tokio::io::copy_bidirectional(&mut here, &mut there).await;
+            });
+        }
+    })
+}
+
+/// Asks moto, which does not look at signatures.
+fn ask_moto(port: u16, service: &str, method: &str, path: &str, target: &str, body: &str) -> String {
+    let scope =
+        format!("AWS4-HMAC-SHA256 Credential=AKIA/20260101/us-east-1/{service}/aws4_request, SignedHeaders=host, Signature=0");
+    let headers = [("Authorization", scope.as_str()), ("X-Amz-Target", target), ("Content-Type", "application/x-amz-json-1.1")];
+    let (status, answer) = servers::http(port, method, path, &headers, body).unwrap();
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+/// All lines on disk.
+fn lines(host: &Host) -> Vec<String> {
+    let mut files: Vec<_> = fs::read_dir(host.path("var/audit")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let logs = files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    logs.flat_map(|path| fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cloudwatch_logs_and_s3_get_every_record_whoever_is_killed() {
+    let (moto, port) = (servers::moto(), servers::free_port());
+    ask_moto(moto.port, "s3", "PUT", "/audit-of-tests", "", "");
+    let host = host("");
+    host.write("aws", "[default]\naws_access_key_id = AKIAVALETKEY\naws_secret_access_key = secret-of-aws\n");
+    let account = format!(
+        "region = \"us-east-1\"\nendpoint = \"http://127.0.0.1:{port}\"\ncredentials-file = \"{}\"\n",
+        host.path("aws").display()
+    );
+    let text = fs::read_to_string(host.config()).unwrap();
+    let logs = "log-group = \"valetkey/audit\"\nlog-stream = \"host-1\"\ncreate-group = true\n";
+    let objects = "bucket = \"audit-of-tests\"\nprefix = \"valetkey/host-1\"\nevery = \"1s\"\n";
+    let export = format!(
+        "[audit.export.a]\nkind = \"cloudwatch-logs\"\n{logs}{account}[audit.export.b]\nkind = \"s3\"\n{objects}{account}"
+    );
+    host.write("valetkey.toml", &(text + &export));
+    let mut daemon = host.start();
+    let session = host.client().session("t").secret("a").open().await.unwrap();
+    session.fetch("a").await.unwrap();
+    let told = |at: usize, what: &str| nth_exporter(&host, at)["problem"].as_str().is_some_and(|why| why.contains(what));
+    eventually("nobody is there", || told(0, "cannot be reached") && told(1, "cannot be reached"));
+    let forwarding = forward(port, moto.port).await;
+    eventually("all arrived", || (0..2).all(|at| nth_exporter(&host, at)["seq"].as_u64() > Some(3)));
+    // It is cut off while records are made.
+    forwarding.abort();
+    let _ = forwarding.await;
+    for _ in 0..50 {
+        session.fetch("a").await.unwrap();
+    }
+    eventually("it is noticed", || told(0, "cannot be reached") && told(1, "cannot be reached"));
+    let forwarding = forward(port, moto.port).await;
+    eventually("it goes on", || nth_exporter(&host, 0)["problem"].is_null());
+    drop(session);
+    daemon.child.kill().unwrap();
+    daemon.child.wait().unwrap();
+    let mut daemon = host.start();
+    host.client().session("t").secret("a").open().await.unwrap().fetch("a").await.unwrap();
+    assert!(daemon.stop().success());
+    drop(forwarding);
+
+    let on_disk = lines(&host);
+    let query = "{\"logGroupName\":\"valetkey/audit\",\"logStreamName\":\"host-1\",\"startFromHead\":true}";
+    let events: Value =
+        serde_json::from_str(&ask_moto(moto.port, "logs", "POST", "/", "Logs_20140328.GetLogEvents", query)).unwrap();
+    let messages: BTreeSet<_> =
+        events["events"].as_array().unwrap().iter().map(|event| event["message"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(messages, on_disk.iter().cloned().collect());
+
+    // Objects by their names: each record once, whoever was killed, and in order.
+    let listing = ask_moto(moto.port, "s3", "GET", "/audit-of-tests?list-type=2", "", "");
+    let keys: Vec<_> = listing.split("<Key>").skip(1).map(|rest| rest.split('<').next().unwrap().to_owned()).collect();
+    assert!(
+        keys.len() >= 2 && keys.iter().all(|key| key.starts_with("valetkey/host-1/20") && key.ends_with(".jsonl")),
+        "{keys:?}"
+    );
+    let objects = keys.iter().map(|key| ask_moto(moto.port, "s3", "GET", &format!("/audit-of-tests/{key}"), "", ""));
+    let stored: Vec<_> = objects.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    assert_eq!(stored, on_disk);
+    let log = host.log();
+    assert!(!log.contains("secret-of-aws") && !stored.concat().contains(std::str::from_utf8(MARKER).unwrap()), "{log}");
+}
+
+#[tokio::test]
+async fn standard_output_has_the_lines_and_nothing_else() {
+    let host = host("[audit.export.out]\nkind = \"stdout\"");
+    let out = fs::File::create(host.path("out")).unwrap();
+    let mut daemon = host.spawn_as(&[], |command| _ = command.stdout(out));
+    daemon.wait_until_serving().unwrap();
+    host.client().session("t").secret("a").open().await.unwrap().fetch("a").await.unwrap();
+    assert!(daemon.stop().success());
+    let text = fs::read_to_string(host.path("out")).unwrap();
+    assert_eq!(text.lines().map(str::to_owned).collect::<Vec<_>>(), lines(&host));
+    assert!(!host.log().contains("{\"v\":1,\"seq\":"));
 }
 
 /// A real journald, under a real systemd.

@@ -25,7 +25,8 @@ const NEVER: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates that may appear in these modules only.
-const ONLY_IN: [(&str, &[&str]); 12] = [
+const ONLY_IN: [(&str, &[&str]); 13] = [
+    ("aws_sigv4", &["export/aws"]),
     ("aws_sdk", &["source/aws"]),
     ("aws_config", &["source/aws"]),
     ("aws_smithy", &["source/aws"]),
@@ -33,7 +34,7 @@ const ONLY_IN: [(&str, &[&str]); 12] = [
     ("age::", &["source/sealed_file"]),
     ("prometheus_client", &["delivery/metrics"]),
     ("hyper::", &["delivery/metrics"]),
-    ("opentelemetry", &["daemon/traces"]),
+    ("opentelemetry", &["daemon/traces", "export/otlp"]),
     ("tracing_opentelemetry", &["daemon/traces"]),
     ("sd_notify", &["daemon"]),
     ("tonic::Status", &["delivery", "client", "cli"]),

@@ -36,7 +36,7 @@ pub struct SealedFileSettings {
 }
 
 /// How fresh what a source gave is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Freshness {
     /// How often each secret is checked for a new version.
     pub refresh_every: Duration,
@@ -109,7 +109,7 @@ pub(super) const NAME_RULE: &str = "[source.prod]: lower-case letters, digits an
 
 const INLINE: &str = "a credential may not stand in configuration";
 
-const REFUSED: &[Refused] = &[
+pub(super) const REFUSED: &[Refused] = &[
     Refused {
         name: "token",
         means: "auth",

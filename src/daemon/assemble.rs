@@ -145,7 +145,8 @@ fn parameter_store(_: aws::Settings) -> Result<Arc<dyn Source>, String> {
     Err("this build is without aws-parameter-store".into())
 }
 
-fn aws_settings(settings: &AwsSettings, captured: &Captured, concurrency: usize) -> Result<aws::Settings, String> {
+/// An account of AWS, with files where they are.
+pub fn aws_settings(settings: &AwsSettings, captured: &Captured, concurrency: usize) -> Result<aws::Settings, String> {
     let role = settings.role.as_ref().map(|role| aws::Role {
         arn: role.arn.clone(),
         external_id: role.external_id.clone(),

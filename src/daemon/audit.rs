@@ -7,12 +7,23 @@ use std::{
 
 use tracing::{info, warn};
 
-use super::{assemble::Captured, places};
+use super::{
+    assemble::{Captured, aws_settings},
+    places,
+};
 use crate::{
     audit::{Event, Kind, Log, Outcome, PublicKey, Settings, SigningKey, disk::Directory},
     broker::Broker,
-    config::{AuditSettings, ExportSettings},
-    export::{Exports, Target, TellGap, journald::Journald},
+    config::{AuditSettings, ExportSettings, FileRef, OtlpSettings},
+    export::{
+        Exports, Target, TellGap,
+        cloudwatch_logs::{self, CloudWatchLogs},
+        journald::Journald,
+        otlp::{self, Otlp},
+        s3::{self, S3},
+        stdout::Stdout,
+    },
+    name::ExporterName,
 };
 
 const KEY: &str = "audit-signing-key.pem";
@@ -56,16 +67,19 @@ pub fn open(settings: &AuditSettings, captured: &Captured) -> Result<Log, String
 }
 
 /// Starts what sends the log elsewhere, on the runtime of the caller.
-pub fn export(settings: &AuditSettings, broker: &Arc<Broker>) -> Result<Exports, String> {
-    let targets = settings.exports.iter().map(|(name, settings)| (name.clone(), target(settings)));
+pub fn export(settings: &AuditSettings, captured: &Captured, broker: &Arc<Broker>) -> Result<Exports, String> {
+    let make = |(name, settings): (&ExporterName, &ExportSettings)| match target(settings, captured) {
+        Ok(target) => Ok((name.clone(), target)),
+        Err(why) => Err(format!("[audit.export.{name}]: {why}")),
+    };
+    let targets: Vec<_> = settings.exports.iter().map(make).collect::<Result<_, _>>()?;
     let recorder = broker.clone();
     let tell_gap: TellGap = Arc::new(move |gap| {
         let (name, range) = (Some(gap.exporter.as_str()), Some((gap.first, gap.last)));
-        let (reason, count) = (Some("pruned"), Some(gap.last - gap.first + 1));
+        let (reason, count) = (Some("gone"), Some(gap.last - gap.first + 1));
         let event = Event { action: name, range, reason, count, ..Event::new(Kind::ExportGap, Outcome::Failure) };
         recorder.audit().note(&event);
     });
-    let targets: Vec<_> = targets.collect();
     if targets.is_empty() {
         return Ok(Exports::default());
     }
@@ -75,10 +89,29 @@ pub fn export(settings: &AuditSettings, broker: &Arc<Broker>) -> Result<Exports,
     Exports::start(targets, &directory(settings), broker.audit().durable(), &tell_gap).map_err(|bad| bad.to_string())
 }
 
-fn target(settings: &ExportSettings) -> Target {
-    match settings {
+fn target(settings: &ExportSettings, captured: &Captured) -> Result<Target, String> {
+    let file = |file: &Option<FileRef>| file.as_ref().map(|file| captured.file(file)).transpose();
+    Ok(match settings {
         ExportSettings::Journald { socket } => Target::Journald(Journald::new(socket.clone())),
-    }
+        ExportSettings::Otlp(OtlpSettings { endpoint, headers_file, ca_file }) => Target::Otlp(Otlp::new(&otlp::Settings {
+            endpoint: endpoint.clone(),
+            headers_file: file(headers_file)?,
+            ca_file: file(ca_file)?,
+        })?),
+        ExportSettings::CloudWatchLogs { account, group, stream, create_group } => {
+            let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
+            let (account, stream) = (aws_settings(account, captured, 1)?, stream.clone().unwrap_or_else(host));
+            let (group, create_group) = (group.clone(), *create_group);
+            let settings = cloudwatch_logs::Settings { account, group, stream, create_group };
+            Target::CloudWatchLogs(CloudWatchLogs::new(settings)?)
+        }
+        ExportSettings::S3 { account, bucket, prefix, every } => {
+            let account = aws_settings(account, captured, 1)?;
+            let (bucket, prefix, every) = (bucket.clone(), prefix.clone(), *every);
+            Target::S3(S3::new(s3::Settings { account, bucket, prefix, every })?)
+        }
+        ExportSettings::Stdout => Target::Stdout(Stdout::default()),
+    })
 }
 
 /// Of use to others, and of no use to the daemon.

@@ -3,6 +3,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     audit::{disk::Disk, onward::Position},
     name::ExporterName,
@@ -15,13 +17,24 @@ fn file(name: &ExporterName) -> String {
     format!("export-{name}.json")
 }
 
+/// How far an exporter has come, and what it was about to send.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Bookmark {
+    /// Behind the last record that arrived. `None`: none has.
+    #[serde(flatten)]
+    pub position: Option<Position>,
+    /// The last record of a batch that may have arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub planned: Option<u64>,
+}
+
 /// What is found in a bookmark's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     Nothing,
     /// It is none that an exporter wrote.
     Bad,
-    Good(Position),
+    Good(Bookmark),
 }
 
 pub fn read(disk: &dyn Disk, name: &ExporterName) -> io::Result<Found> {
@@ -33,6 +46,6 @@ pub fn read(disk: &dyn Disk, name: &ExporterName) -> io::Result<Found> {
     }
 }
 
-pub fn write(disk: &dyn Disk, name: &ExporterName, position: &Position) -> io::Result<()> {
-    disk.replace(&file(name), &serde_json::to_vec(position)?)
+pub fn write(disk: &dyn Disk, name: &ExporterName, bookmark: &Bookmark) -> io::Result<()> {
+    disk.replace(&file(name), &serde_json::to_vec(bookmark)?)
 }

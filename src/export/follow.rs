@@ -9,7 +9,10 @@ use std::{
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{Failed, Gap, Shared, Target, TellGap, bookmark};
+use super::{
+    Failed, Gap, Shared, Target, TellGap,
+    bookmark::{self, Bookmark},
+};
 use crate::{
     audit::{
         Durable,
@@ -36,6 +39,10 @@ pub struct Follower {
     shared: Arc<Shared>,
     tell_gap: TellGap,
     position: Option<Position>,
+    /// The last record of the batch that is sent next, where batches are planned.
+    planned: Option<u64>,
+    /// Since when records are gathered.
+    gathers_since: Option<Instant>,
     /// Has the bookmark been looked at?
     begun: bool,
     /// Is the position another than the bookmark's?
@@ -63,6 +70,8 @@ impl Follower {
             shared,
             tell_gap,
             position: None,
+            planned: None,
+            gathers_since: None,
             begun: false,
             unsaved: false,
             saved_at: Instant::now(),
@@ -73,8 +82,8 @@ impl Follower {
 
     pub async fn run(mut self, mut stopping: watch::Receiver<bool>) {
         loop {
-            let done = self.step().await;
             let stops = *stopping.borrow();
+            let done = self.step(stops).await;
             let wait = match done {
                 Ok(true) => continue,
                 // Nothing more comes once the daemon stops.
@@ -90,7 +99,7 @@ impl Follower {
     }
 
     /// Sends one batch. `false`: there is nothing to send.
-    async fn step(&mut self) -> Result<bool, Failed> {
+    async fn step(&mut self, stops: bool) -> Result<bool, Failed> {
         let durable = self.durable.seq();
         if durable == 0 {
             return Ok(false);
@@ -98,9 +107,13 @@ impl Follower {
         if !self.begun {
             self.begin(durable).await?;
         }
+        if self.gathers_on(durable) && !stops {
+            return Ok(false);
+        }
         if self.pending.is_none() {
             self.pending = self.read_on(durable).await?;
         }
+        self.plan().await?;
         let Some(batch) = &self.pending else {
             if self.unsaved && self.saved_at.elapsed() >= SAVE_EVERY {
                 self.save().await?;
@@ -118,6 +131,26 @@ impl Follower {
         Ok(true)
     }
 
+    /// Is there room and time for more before a batch is sent?
+    fn gathers_on(&mut self, durable: u64) -> bool {
+        let Some((every, most)) = self.target.gathers() else { return false };
+        let waiting = durable.saturating_sub(self.position.as_ref().map_or(0, |position| position.seq));
+        if waiting == 0 || self.planned.is_some() || self.pending.is_some() {
+            return false;
+        }
+        self.gathers_since.get_or_insert_with(Instant::now).elapsed() < every && waiting < most
+    }
+
+    /// Writes down what is sent next, where a second attempt must not differ from the first.
+    async fn plan(&mut self) -> Result<(), Failed> {
+        let Some(batch) = self.pending.as_ref().filter(|_| self.target.gathers().is_some()) else { return Ok(()) };
+        if self.planned == Some(batch.after.seq) {
+            return Ok(());
+        }
+        (self.planned, self.unsaved) = (Some(batch.after.seq), true);
+        self.save().await
+    }
+
     fn arrived(&mut self, refused: u64) {
         let Some(batch) = self.pending.take() else { return };
         if refused > 0 {
@@ -133,6 +166,7 @@ impl Follower {
         }
         drop(state);
         self.position = Some(batch.after);
+        (self.planned, self.gathers_since) = (None, None);
         self.unsaved = true;
         self.wait = FIRST_WAIT;
     }
@@ -154,7 +188,11 @@ impl Follower {
         let (disk, name) = (self.disk.clone(), self.name.clone());
         let found = blocking(move || {
             Ok(match bookmark::read(&*disk, &name)? {
-                bookmark::Found::Good(position) if !onward::is_of_this_log(&*disk, &position, durable)? => bookmark::Found::Bad,
+                bookmark::Found::Good(Bookmark { position: Some(position), .. })
+                    if !onward::is_of_this_log(&*disk, &position, durable)? =>
+                {
+                    bookmark::Found::Bad
+                }
                 found => found,
             })
         });
@@ -163,9 +201,9 @@ impl Follower {
             bookmark::Found::Bad => {
                 warn!(exporter = %self.name, "its bookmark is of another log, or damaged: all records on disk are sent");
             }
-            bookmark::Found::Good(position) => {
-                self.shared.lock().seq = position.seq;
-                self.position = Some(position);
+            bookmark::Found::Good(Bookmark { position, planned }) => {
+                self.shared.lock().seq = position.as_ref().map_or(0, |position| position.seq);
+                (self.position, self.planned) = (position, planned.filter(|planned| *planned <= durable));
             }
         }
         self.begun = true;
@@ -176,7 +214,8 @@ impl Follower {
         if self.position.as_ref().is_some_and(|position| position.seq >= durable) {
             return Ok(None);
         }
-        let (disk, position, most) = (self.disk.clone(), self.position.clone(), self.target.most(durable));
+        let (disk, position, most) =
+            (self.disk.clone(), self.position.clone(), self.target.most(self.planned.unwrap_or(durable)));
         let batch = blocking(move || onward::read_on(&*disk, position.as_ref(), most)).await.map_err(unreadable)?;
         if let Some((first, last)) = batch.as_ref().and_then(|batch| batch.missing) {
             let lost = last - first + 1;
@@ -188,9 +227,12 @@ impl Follower {
     }
 
     async fn save(&mut self) -> Result<(), Failed> {
-        let Some(position) = self.position.clone().filter(|_| self.unsaved) else { return Ok(()) };
+        if !self.unsaved {
+            return Ok(());
+        }
+        let bookmark = Bookmark { position: self.position.clone(), planned: self.planned };
         let (disk, name) = (self.disk.clone(), self.name.clone());
-        let written = blocking(move || bookmark::write(&*disk, &name, &position)).await;
+        let written = blocking(move || bookmark::write(&*disk, &name, &bookmark)).await;
         self.saved_at = Instant::now();
         written.map_err(|error| Failed(format!("its bookmark cannot be written: {error}")))?;
         self.unsaved = false;

@@ -18,7 +18,7 @@ use std::{
 
 use aws_config::{SdkConfig, timeout::TimeoutConfig};
 use aws_sdk_secretsmanager::{
-    config::retry::RetryPartition,
+    config::{Credentials, ProvideCredentials, retry::RetryPartition},
     error::{ProvideErrorMetadata, SdkError},
 };
 use aws_smithy_runtime_api::http::Response;
@@ -104,6 +104,31 @@ impl Account {
             is_over: AtomicBool::new(false),
             over: Mutex::new(None),
         })
+    }
+}
+
+/// Credentials for those who call other APIs of AWS: found, kept and replaced as those of sources are.
+#[derive(Debug)]
+pub struct Keys(Account);
+
+impl Keys {
+    /// Checks the settings. Calls nobody.
+    pub fn new(settings: Settings) -> Result<Self, SourceError> {
+        Account::new(settings).map(Self)
+    }
+
+    /// Credentials that are good now, and which they are, to be [refused](Self::refused).
+    pub async fn now(&self) -> Result<(Credentials, u64), SourceError> {
+        self.0.login.look();
+        let kept = self.0.login.kept(&self.0.calls).await?;
+        let none = || SourceError::new(Cause::Refused, "there are no credentials");
+        let credentials = kept.config.credentials_provider().ok_or_else(none)?.provide_credentials().await.map_err(|_| none())?;
+        Ok((credentials, kept.generation))
+    }
+
+    /// AWS does not know these any longer.
+    pub fn refused(&self, generation: u64) {
+        self.0.login.forget(generation);
     }
 }
 

@@ -42,14 +42,20 @@ pub(in crate::config) const KEYS: &[Key] = &[
     MAX_STALE,
 ];
 
+/// A source's account, which is asked again and again.
 pub(super) fn read(section: &Section<'_>) -> Option<AwsSettings> {
+    let freshness = freshness(section);
+    account(section).map(|account| AwsSettings { freshness, ..account })
+}
+
+/// An account, and how to log in there.
+pub(in crate::config) fn account(section: &Section<'_>) -> Option<AwsSettings> {
     let region = required(section, "region", |key| section.parsed(key, region));
     let endpoint = section.parsed("endpoint", url);
     let profile = section.parsed("profile", plain);
     let credentials_file = section.parsed("credentials-file", file_ref);
     let role = role(section);
-    let freshness = freshness(section);
-    Some(AwsSettings { region: region?, endpoint, profile, credentials_file, role, freshness })
+    Some(AwsSettings { region: region?, endpoint, profile, credentials_file, role, freshness: Freshness::default() })
 }
 
 fn role(section: &Section<'_>) -> Option<AwsRole> {

@@ -42,8 +42,8 @@ async fn a_value_arrives_whole_however_slowly_it_is_read() {
 #[tokio::test]
 async fn what_is_not_an_answer_makes_the_unit_fail() {
     let refused = || Refusal::Caller(NotSystemd::Address);
-    let nothing: Vec<std::thread::Result<Result<(Arc<Held>, ()), Refusal>>> =
-        vec![Ok(Err(refused())), Err(Box::new("a panic")), Ok(Ok((held(b""), ())))];
+    type Decided = std::thread::Result<Result<(Arc<Held>, ()), Refusal>>;
+    let nothing: Vec<Decided> = vec![Ok(Err(refused())), Err(Box::new("a panic")), Ok(Ok((held(b""), ())))];
     for decided in nothing {
         let (reads, asked) = pair(Duration::ZERO);
         tell(asked, decided).await;
