@@ -9,6 +9,9 @@ const PRINTABLE: &str = " !\"$%&'()*+,-./0123456789:;<=>?@ABCDEFGHIJKLMNOPQRSTUV
 const UNICODE: &str = "aZ3\"\\/é✓\u{1f511}ß\u{202e}日本<&'";
 const PLAIN: &str = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+/=-_.";
 
+/// Those of MIME, PEM and `xxd -p`, and a few on either side of what counts as a line of many.
+const COLUMNS: &[&usize] = &[&60, &64, &76, &60, &64, &76, &31, &32, &48, &57];
+
 pub fn secret(random: &mut Random) -> String {
     let text = match random.below(10) {
         0 => random.text("ab", 8, 13),
@@ -50,7 +53,7 @@ fn snippet(secret: &str, random: &mut Random) -> String {
         5 => entities(secret, random),
         6 | 7 => encoded(bytes, random),
         8 => {
-            let columns = random.one_of(&[&60usize, &64, &76]);
+            let columns = random.one_of(COLUMNS);
             let line_end = random.one_of(&["\n", "\r\n", "\n    "]);
             wrapped(&encoded(bytes, random), *columns, line_end)
         }
@@ -122,7 +125,7 @@ fn line(secrets: &[String], random: &mut Random) -> Vec<u8> {
             let before = random.text(PRINTABLE, 0, 90).into_bytes();
             let all = [before, secrets[which].clone().into_bytes(), vec![b'x'; random.below(60)]].concat();
             let encoded = if random.chance(3) { hex(&all, false, "") } else { base64(&all, random.chance(2), true) };
-            wrapped(&encoded, *random.one_of(&[&60usize, &64, &76]), random.one_of(&["\n", "\r\n", "\n  "])).into_bytes()
+            wrapped(&encoded, *random.one_of(COLUMNS), random.one_of(&["\n", "\r\n", "\n  "])).into_bytes()
         }
         8 => {
             let which = random.below(secrets.len());

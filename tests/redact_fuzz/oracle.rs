@@ -1,20 +1,69 @@
 //! What the redactor must do, the slow and obvious way: mark every byte of the text that is part of any form of a value, in
 //! the text and in what the text says once its escapes are taken off. It shares no code with the redactor.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
-use crate::encode::{PERCENT, base64_core, hex, percent, utf16};
-
-/// One byte of what a text says, and the bytes of the text that say it.
-type Said = (u8, usize, usize);
+use crate::{
+    encode::{PERCENT, base64_core, hex, percent, utf16},
+    said::{LineEnd, Read, Said, backslash, entity, percent_sign, unescaped, unwrapped},
+};
 
 pub struct Oracle {
     /// By their first bytes, so that a text is compared with few.
     forms: HashMap<[u8; 4], Vec<Vec<u8>>>,
+    /// The first two bytes of any.
+    starts: Vec<bool>,
 }
 
 /// A longer form is known by pieces of this length, the last of which ends with it.
 const LONGEST: usize = 256;
+
+/// What a stream has passed on of a text by the time it was given so much of it.
+pub struct Progress {
+    pub given: usize,
+    pub passed: usize,
+}
+
+/// A value that goes on over the end of a line.
+struct OverLines {
+    stands: Range<usize>,
+    /// Where the first line of it ends.
+    line_end: usize,
+    /// Where its first eight characters end.
+    eight: usize,
+}
+
+/// What of a text is part of a value.
+pub struct Seen {
+    marks: Vec<bool>,
+    over_lines: Vec<OverLines>,
+    escapes: Vec<Range<usize>>,
+}
+
+impl Seen {
+    /// Which bytes of the text are part of a value.
+    pub fn marks(&self) -> Vec<bool> {
+        self.marks_after(&[])
+    }
+
+    /// The same, but for the start of a value that a stream may have passed on: a complete line is not held back for fewer than
+    /// eight characters of a value at the end of it. The rest of the value is taken out.
+    pub fn marks_after(&self, progress: &[Progress]) -> Vec<bool> {
+        let mut marks = self.marks.clone();
+        for one in &self.over_lines {
+            let too_little = progress.iter().filter(|so_far| one.line_end < so_far.given && so_far.given < one.eight);
+            let passed = too_little.map(|so_far| so_far.passed).max().unwrap_or(0);
+            marks[one.stands.start.max(passed)..one.stands.end].fill(true);
+        }
+        // Half an escape is not taken out.
+        for escape in &self.escapes {
+            if marks[escape.clone()].contains(&true) {
+                marks[escape.clone()].fill(true);
+            }
+        }
+        marks
+    }
+}
 
 impl Oracle {
     pub fn knowing(secrets: &[Vec<u8>]) -> Self {
@@ -31,60 +80,79 @@ impl Oracle {
         let mut forms: Vec<_> = forms.iter().flat_map(pieces).collect();
         forms.sort();
         forms.dedup();
-        let mut by_start = HashMap::<_, Vec<_>>::new();
-        forms.into_iter().for_each(|form| by_start.entry(form[..4].try_into().unwrap()).or_default().push(form));
-        Self { forms: by_start }
+        let (mut by_start, mut starts) = (HashMap::<_, Vec<_>>::new(), vec![false; 1 << 16]);
+        for form in forms {
+            starts[first_two(&form)] = true;
+            by_start.entry(form[..4].try_into().unwrap()).or_default().push(form);
+        }
+        Self { forms: by_start, starts }
     }
 
-    /// Which bytes of the text are part of a value.
-    pub fn marks(&self, text: &[u8]) -> Vec<bool> {
-        let mut marks = vec![false; text.len()];
-        let mut said: Vec<Said> = text.iter().enumerate().map(|(at, b)| (*b, at, at + 1)).collect();
-        let escapes = unescaped(&said, backslash);
-        for _ in 0..5 {
-            self.mark(&said, &mut marks);
-            for read in [percent_sign, entity] {
-                let mut inside = said.clone();
-                for _ in 0..2 {
-                    inside = unescaped(&inside, read);
-                    self.mark(&inside, &mut marks);
-                }
+    pub fn see(&self, text: &[u8]) -> Seen {
+        let mut seen = Seen { marks: vec![false; text.len()], over_lines: Vec::new(), escapes: Vec::new() };
+        let mut said = Said::as_it_stands(text);
+        for layer in 0..5 {
+            self.mark(&said, &[], &mut seen);
+            for (sign, read) in [(b'%', percent_sign as Read), (b'&', entity)] {
+                let once = unescaped(&said, sign, read);
+                let twice = once.as_ref().and_then(|once| unescaped(once, sign, read));
+                once.iter().chain(&twice).for_each(|inside| self.mark(inside, &[], &mut seen));
             }
-            self.mark(&unwrapped(&said, text), &mut marks);
-            said = unescaped(&said, backslash);
-        }
-        // Half an escape is not taken out.
-        for (_, from, to) in escapes {
-            if marks[from..to].contains(&true) {
-                marks[from..to].fill(true);
+            if let Some((whole, line_ends)) = unwrapped(&said, text) {
+                self.mark(&whole, &line_ends, &mut seen);
             }
+            // Where nothing is taken off, there is nothing new to see.
+            let Some(inside) = unescaped(&said, b'\\', backslash) else { break };
+            if layer == 0 {
+                seen.escapes = inside.stands.iter().filter(|stands| stands.len() > 1).cloned().collect();
+            }
+            said = inside;
         }
-        marks
+        seen
     }
 
-    fn mark(&self, said: &[Said], marks: &mut [bool]) {
-        let bytes: Vec<u8> = said.iter().map(|one| one.0).collect();
-        for (at, start) in bytes.windows(4).enumerate() {
-            let Some(forms) = self.forms.get(start) else { continue };
+    /// `line_ends` were taken out of what is said.
+    fn mark(&self, said: &Said, line_ends: &[LineEnd], seen: &mut Seen) {
+        let bytes = &said.bytes;
+        for at in 0..bytes.len().saturating_sub(7) {
+            if !self.starts[first_two(&bytes[at..])] {
+                continue;
+            }
+            let Some(forms) = self.forms.get(&bytes[at..at + 4]) else { continue };
             for form in forms.iter().filter(|form| bytes[at..].starts_with(form)) {
-                marks[said[at].1..said[at + form.len() - 1].2].fill(true);
+                let end = at + form.len();
+                let stands = said.stands[at].start..said.stands[end - 1].end;
+                match line_ends.iter().find(|one| at < one.before && one.before < end) {
+                    Some(one) => {
+                        seen.over_lines.push(OverLines { stands, line_end: one.stood, eight: said.stands[at + 7].end });
+                    }
+                    None => seen.marks[stands].fill(true),
+                }
             }
         }
     }
 
     /// The text with `#` for each run of marked bytes.
     pub fn clean(&self, text: &[u8]) -> Vec<u8> {
-        let marks = self.marks(text);
-        let mut clean = Vec::new();
-        for (at, b) in text.iter().enumerate() {
-            match marks[at] {
-                false => clean.push(*b),
-                true if at == 0 || !marks[at - 1] => clean.push(b'#'),
-                true => {}
-            }
-        }
-        clean
+        cleaned(text, &self.see(text).marks(), 0..text.len())
     }
+}
+
+fn first_two(bytes: &[u8]) -> usize {
+    usize::from(bytes[0]) << 8 | usize::from(bytes[1])
+}
+
+/// A part of the text with `#` for each run of marked bytes, which may have begun before.
+pub fn cleaned(text: &[u8], marks: &[bool], range: Range<usize>) -> Vec<u8> {
+    let mut clean = Vec::with_capacity(range.len());
+    for at in range {
+        match marks[at] {
+            false => clean.push(text[at]),
+            true if at == 0 || !marks[at - 1] => clean.push(b'#'),
+            true => {}
+        }
+    }
+    clean
 }
 
 fn parts(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
@@ -146,8 +214,7 @@ fn used_alone(text: &str) -> Vec<Vec<u8>> {
         );
     }
     all.extend(decoded(text).map(Into::into));
-    let said: Vec<Said> = text.bytes().map(|b| (b, 0, 0)).collect();
-    let plain: Vec<u8> = unescaped(&said, backslash).iter().map(|(b, ..)| *b).collect();
+    let plain = unescaped(&Said::as_it_stands(text.as_bytes()), b'\\', backslash).map_or_else(Vec::new, |said| said.bytes);
     if plain.contains(&b'\n') && !text.contains('\n') {
         all.push(plain);
     }
@@ -244,114 +311,4 @@ fn quoted(text: &str, forms: &mut Vec<Vec<u8>>) {
     forms.push(debug.as_bytes()[1..debug.len() - 1].to_vec());
     let bytes = text.as_bytes().escape_ascii().to_string().replace("\\'", "'");
     forms.push(bytes.into_bytes());
-}
-
-/// Reads one escape at the start of a text: its length, and what it says.
-type Read = fn(&[u8]) -> Option<(usize, Vec<u8>)>;
-
-fn unescaped(said: &[Said], read: Read) -> Vec<Said> {
-    let bytes: Vec<u8> = said.iter().map(|one| one.0).collect();
-    let (mut out, mut at) = (Vec::new(), 0);
-    while at < said.len() {
-        let (taken, says) = read(&bytes[at..]).unwrap_or((1, vec![bytes[at]]));
-        out.extend(says.iter().map(|b| (*b, said[at].1, said[at + taken - 1].2)));
-        at += taken;
-    }
-    out
-}
-
-fn digits(text: &[u8], count: usize, radix: u32) -> Option<u32> {
-    let text = std::str::from_utf8(text.get(..count)?).ok()?;
-    text.chars().all(|c| c.is_digit(radix)).then(|| u32::from_str_radix(text, radix).ok())?
-}
-
-fn says(code: u32) -> Option<Vec<u8>> {
-    Some(char::from_u32(code)?.to_string().into_bytes())
-}
-
-fn backslash(text: &[u8]) -> Option<(usize, Vec<u8>)> {
-    if text[0] != b'\\' {
-        return None;
-    }
-    let kind = *text.get(1)?;
-    if let Some(at) = b"nrtbfvaeE".iter().position(|b| *b == kind) {
-        return Some((2, vec![b"\n\r\t\x08\x0c\x0b\x07\x1b\x1b"[at]]));
-    }
-    match kind {
-        b'x' => Some((4, vec![digits(&text[2..], 2, 16)? as u8])),
-        b'u' if text.get(2) == Some(&b'{') => {
-            let end = text.iter().take(10).position(|b| *b == b'}')?;
-            (end > 3).then_some(())?;
-            Some((end + 1, says(digits(&text[3..], end - 3, 16)?)?))
-        }
-        b'u' => {
-            let unit = digits(&text[2..], 4, 16)?;
-            if let Ok(plain) = says(unit).ok_or(()) {
-                return Some((6, plain));
-            }
-            let low = text[6..].strip_prefix(b"\\u").and_then(|low| digits(low, 4, 16))?;
-            let pair = String::from_utf16(&[unit as u16, low as u16]).ok()?;
-            Some((12, pair.into_bytes()))
-        }
-        b'U' => Some((10, says(digits(&text[2..], 8, 16)?)?)),
-        b'0'..=b'3' if digits(&text[1..], 3, 8).is_some() => Some((4, vec![digits(&text[1..], 3, 8)? as u8])),
-        b'0' => Some((2, vec![0])),
-        b if b.is_ascii_punctuation() || b == b' ' => Some((2, vec![b])),
-        _ => None,
-    }
-}
-
-fn percent_sign(text: &[u8]) -> Option<(usize, Vec<u8>)> {
-    (text[0] == b'%').then_some(())?;
-    Some((3, vec![digits(&text[1..], 2, 16)? as u8]))
-}
-
-fn entity(text: &[u8]) -> Option<(usize, Vec<u8>)> {
-    (text[0] == b'&').then_some(())?;
-    let end = text.iter().take(12).position(|b| *b == b';')?;
-    let named = [("amp", "&"), ("lt", "<"), ("gt", ">"), ("quot", "\""), ("apos", "'"), ("sol", "/")];
-    let name = std::str::from_utf8(&text[1..end]).ok()?;
-    let says = match name.strip_prefix('#') {
-        None => named.iter().find(|(known, _)| *known == name)?.1.as_bytes().to_vec(),
-        Some(number) => match number.strip_prefix(['x', 'X']) {
-            Some(hex) if (1..=8).contains(&hex.len()) => says(digits(hex.as_bytes(), hex.len(), 16)?)?,
-            None if (1..=8).contains(&number.len()) => says(digits(number.as_bytes(), number.len(), 10)?)?,
-            _ => return None,
-        },
-    };
-    Some((end + 1, says))
-}
-
-fn is_encoded(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"+/-_:".contains(&b)
-}
-
-/// Lines of base64 put together. `text` tells a line's end from an escape that says one.
-fn unwrapped(said: &[Said], text: &[u8]) -> Vec<Said> {
-    let (mut out, mut at) = (Vec::new(), 0);
-    while at < said.len() {
-        let line_end = if said[at].0 == b'\r' && said.get(at + 1).is_some_and(|next| next.0 == b'\n') { 2 } else { 1 };
-        let newline = at + line_end - 1;
-        let indent = said[newline + 1..].iter().take(64).take_while(|one| matches!(one.0, b' ' | b'\t')).count();
-        let next = newline + 1 + indent;
-        let goes_on = said[newline].0 == b'\n' && said.get(next).is_some_and(|one| is_encoded(one.0));
-        if goes_on && is_broken(&said[..at], said[newline].2 - said[newline].1 == 1 && text[said[newline].1] == b'\n') {
-            at = next;
-        } else {
-            out.push(said[at]);
-            at += 1;
-        }
-    }
-    out
-}
-
-fn is_broken(before: &[Said], by_the_text: bool) -> bool {
-    let run: Vec<u8> = before.iter().rev().map(|one| one.0).take_while(|b| is_encoded(*b)).collect();
-    let rest = &before[..before.len() - run.len()];
-    let only_indented = rest.iter().rev().take_while(|one| one.0 != b'\n').all(|one| matches!(one.0, b' ' | b'\t'));
-    match (by_the_text, only_indented) {
-        (false, _) => run.len() >= 16,
-        (true, true) => run.len() >= 32,
-        (true, false) => run.len() >= 57 && !run.iter().all(u8::is_ascii_hexdigit),
-    }
 }
