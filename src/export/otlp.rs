@@ -1,7 +1,7 @@
 //! To a collector, over OTLP and gRPC: each record is a log record, its fields are attributes.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -91,7 +91,7 @@ fn tls(settings: &Settings) -> Result<ClientTlsConfig, String> {
     Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)))
 }
 
-fn headers(file: &PathBuf) -> Result<MetadataMap, Failed> {
+fn headers(file: &Path) -> Result<MetadataMap, Failed> {
     let text = key_file::read(file).map_err(|error| Failed(format!("its headers: {error}")))?;
     let unfit = || Failed(format!("{} does not have a header on each line, as `authorization: Bearer TOKEN`", file.display()));
     let text = std::str::from_utf8(&text).map_err(|_| unfit())?;
