@@ -182,8 +182,14 @@ fn parts(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
         && let Some((user, _)) = rest.split_once('@')
         && let Some((_, password)) = user.split_once(':')
     {
-        parts(password.as_bytes(), depth - 1, see);
+        as_written_and_decoded(password).iter().for_each(|part| parts(part, depth - 1, see));
     }
+}
+
+fn as_written_and_decoded(part: &str) -> Vec<Vec<u8>> {
+    let plain = unescaped(&Said::as_it_stands(part.as_bytes()), b'%', percent_sign).map(|said| said.bytes);
+    let plain = plain.filter(|plain| std::str::from_utf8(plain).is_ok());
+    std::iter::once(part.as_bytes().to_vec()).chain(plain).collect()
 }
 
 /// What programs take out of a text: `password=...`, the token of `Bearer ...`, what is behind base64 and behind `\n`.
@@ -199,7 +205,8 @@ fn used_alone(text: &str) -> Vec<Vec<u8>> {
         match line.chars().next().filter(|c| "\"'".contains(*c)) {
             Some(quote) => all.push(line[1..].split(quote).next().unwrap().into()),
             None => {
-                ["", ";", "; \t&#,"].iter().for_each(|ends| all.push(line.split(|c| ends.contains(c)).next().unwrap().into()))
+                let until = |ends: &str| line.split(|c| ends.contains(c)).next().unwrap();
+                ["", ";", "; \t&#,"].iter().for_each(|ends| all.extend(as_written_and_decoded(until(ends))))
             }
         }
     }

@@ -17,6 +17,11 @@ impl Said {
         Self { bytes: text.to_vec(), stands: (0..text.len()).map(|at| at..at + 1).collect() }
     }
 
+    fn copy(&mut self, from: &Self, range: Range<usize>) {
+        self.bytes.extend_from_slice(&from.bytes[range.clone()]);
+        self.stands.extend_from_slice(&from.stands[range]);
+    }
+
     fn push(&mut self, byte: u8, stands: Range<usize>) {
         self.bytes.push(byte);
         self.stands.push(stands);
@@ -29,21 +34,24 @@ pub type Read = fn(&[u8]) -> Option<(usize, Vec<u8>)>;
 /// None where it is the same.
 pub fn unescaped(said: &Said, sign: u8, read: Read) -> Option<Said> {
     let bytes = &said.bytes;
-    let (mut out, mut at) = (Said::with_room(bytes.len()), bytes.iter().position(|b| *b == sign)?);
-    (0..at).for_each(|before| out.push(bytes[before], said.stands[before].clone()));
-    while at < bytes.len() {
-        match (bytes[at] == sign).then(|| read(&bytes[at..])).flatten() {
+    bytes.contains(&sign).then_some(())?;
+    let (mut out, mut at) = (Said::with_room(bytes.len()), 0);
+    while let Some(run) = bytes[at..].iter().position(|b| *b == sign) {
+        out.copy(said, at..at + run);
+        at += run;
+        match read(&bytes[at..]) {
             Some((taken, says)) => {
                 let stands = said.stands[at].start..said.stands[at + taken - 1].end;
                 says.iter().for_each(|b| out.push(*b, stands.clone()));
                 at += taken;
             }
             None => {
-                out.push(bytes[at], said.stands[at].clone());
+                out.copy(said, at..at + 1);
                 at += 1;
             }
         }
     }
+    out.copy(said, at..bytes.len());
     (out.bytes.len() < bytes.len()).then_some(out)
 }
 
@@ -125,21 +133,18 @@ pub struct LineEnd {
 pub fn unwrapped(said: &Said, text: &[u8]) -> Option<(Said, Vec<LineEnd>)> {
     let (bytes, stands) = (&said.bytes, &said.stands);
     bytes.contains(&b'\n').then_some(())?;
-    let (mut out, mut line_ends, mut at) = (Said::with_room(bytes.len()), Vec::new(), 0);
-    while at < bytes.len() {
-        let line_end = if bytes[at..].starts_with(b"\r\n") { 2 } else { 1 };
-        let newline = at + line_end - 1;
-        let by_the_text = || stands[newline].len() == 1 && text[stands[newline].start] == b'\n';
-        let indent = || bytes[newline + 1..].iter().take(64).take_while(|b| matches!(b, b' ' | b'\t')).count();
-        let next = if bytes[newline] == b'\n' { newline + 1 + indent() } else { bytes.len() };
-        if bytes.get(next).is_some_and(|b| is_encoded(*b)) && is_broken(&bytes[..at], by_the_text()) {
-            line_ends.push(LineEnd { before: out.bytes.len(), stood: stands[at].start });
-            at = next;
-        } else {
-            out.push(bytes[at], stands[at].clone());
-            at += 1;
+    let (mut out, mut line_ends, mut from) = (Said::with_room(bytes.len()), Vec::new(), 0);
+    for newline in (0..bytes.len()).filter(|at| bytes[*at] == b'\n') {
+        let end = newline - usize::from(newline > 0 && bytes[newline - 1] == b'\r');
+        let next = newline + 1 + bytes[newline + 1..].iter().take(64).take_while(|b| matches!(b, b' ' | b'\t')).count();
+        let by_the_text = stands[newline].len() == 1 && text[stands[newline].start] == b'\n';
+        if bytes.get(next).is_some_and(|b| is_encoded(*b)) && is_broken(&bytes[..end], by_the_text) {
+            out.copy(said, from..end);
+            line_ends.push(LineEnd { before: out.bytes.len(), stood: stands[end].start });
+            from = next;
         }
     }
+    out.copy(said, from..bytes.len());
     (!line_ends.is_empty()).then_some((out, line_ends))
 }
 
