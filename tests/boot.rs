@@ -245,7 +245,7 @@ fn sockets_never_have_a_wider_mode_than_they_are_to_have() {
                 let Ok(found) = entry.metadata() else { continue };
                 let most = match entry.file_name().to_str() {
                     Some("tools.sock") => 0o660,
-                    Some("admin.sock") => 0o600,
+                    Some("admin.sock" | "credentials.sock") => 0o600,
                     _ if found.is_dir() => 0o700,
                     other => panic!("{other:?} is in the run directory"),
                 };
