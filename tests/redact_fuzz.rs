@@ -1,6 +1,7 @@
 //! Compares the streaming redactor with a slow and obvious one, on random secrets, encodings, texts and read boundaries.
 //!
-//! `VALETKEY_FUZZ_CASES` says how many cases, `VALETKEY_FUZZ_SEED` where to start; a failure names the seed of its case:
+//! A case is a text and where the reads of it end; its seed also says which secrets are in it. `VALETKEY_FUZZ_CASES` says how many
+//! cases, `VALETKEY_FUZZ_SEED` where to start; a failure names the seed of its case:
 //!
 //! ```text
 //! VALETKEY_FUZZ_CASES=1000000 cargo test --release --no-default-features --features run --test redact_fuzz
