@@ -262,7 +262,11 @@ fn forms_of(value: &[u8], forms: &mut Vec<Vec<u8>>) {
     forms.push(value.to_vec());
     for upper in [false, true] {
         ["", ":", " ", "-"].iter().for_each(|join| forms.push(hex(value, upper, join).into_bytes()));
-        PERCENT.iter().for_each(|kept| forms.push(percent(value, *kept, upper).into_bytes()));
+        for kept in PERCENT {
+            let once = percent(value, kept, upper);
+            forms.push(percent(once.as_bytes(), kept, upper).into_bytes());
+            forms.push(once.into_bytes());
+        }
     }
     let text = std::str::from_utf8(value).unwrap();
     for (before, url) in (0..3).flat_map(|before| [(before, false), (before, true)]) {

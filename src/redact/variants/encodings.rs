@@ -16,6 +16,13 @@ pub(super) fn encodings(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) {
         form(Form::Hex, value.len() * 2, &|out| value.iter().for_each(|b| out.extend(hex(*b, digits))));
         for (keep, space) in PERCENT {
             form(Form::Percent, value.len() * 3, &|out| percent(value, keep, space, digits, out));
+            // A percent sign that happens to stand before a value that begins with two hex digits makes an escape of them, and hides
+            // that value from the views. Once it is encoded the form above is there for that, and twice this one.
+            form(Form::Percent, value.len() * 5, &|out| {
+                let mut once = Zeroizing::new(Vec::with_capacity(value.len() * 3));
+                percent(value, keep, space, digits, &mut once);
+                percent(&once, keep, space, digits, out);
+            });
         }
         form(Form::Escaped, value.len() * 4, &|out| escaped_bytes(value, digits, out));
         // Fingerprints, `xxd`, .NET's BitConverter, C.
