@@ -36,6 +36,16 @@ impl Latency {
     }
 }
 
+/// A time for people: `40s`, `3m`, `2h`, `5d`: as exact as is of use.
+pub fn rough(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3600 => format!("{}m", seconds / 60),
+        seconds @ 3600..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
 /// Tells spans from all else that is traced.
 pub const SPANS: &str = "spans";
 

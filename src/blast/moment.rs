@@ -72,16 +72,6 @@ impl<'de> Deserialize<'de> for Moment {
     }
 }
 
-/// `40s`, `3m`, `2h`, `5d`: as exact as is of use.
-pub fn span(span: Duration) -> String {
-    match span.as_secs() {
-        seconds @ 0..60 => format!("{seconds}s"),
-        seconds @ 60..3600 => format!("{}m", seconds / 60),
-        seconds @ 3600..172_800 => format!("{}h", seconds / 3600),
-        seconds => format!("{}d", seconds / 86_400),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,10 @@ use std::fmt::Write;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use super::document::{Document, Question};
+use super::{
+    document::{Document, Question},
+    picture::escaped,
+};
 
 const STYLE: &str = include_str!("page/style.css");
 /// The graph and its formula, then what is shown of it.
@@ -49,23 +52,6 @@ fn inert(json: &str) -> String {
         }
     }
     inert
-}
-
-/// For text and quoted attributes.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c if crate::name::is_unprintable(c) => escaped.push('\u{fffd}'),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 /// The worst, for readers that run no scripts.

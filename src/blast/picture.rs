@@ -8,7 +8,7 @@ mod vector;
 use std::fmt::Write;
 
 pub use bloodhound::opengraph;
-pub use vector::svg;
+pub use vector::{escaped, svg};
 
 use super::document::{Document, NodeId};
 use drawing::Drawing;

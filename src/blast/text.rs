@@ -7,10 +7,10 @@ use super::{
     compare::{Difference, ToolChange},
     document::{Document, View},
     findings::{Finding, NotJudged},
-    moment::{Moment, span},
+    moment::Moment,
     score::Score,
 };
-use crate::{config::Privilege, name::is_unprintable};
+use crate::{config::Privilege, measure::rough, name::is_unprintable};
 
 /// Text, one line after another. Names come from configuration and from callers: none of them steers a terminal.
 #[derive(Default)]
@@ -178,7 +178,7 @@ fn holder(holder: &Holder, now: Moment) -> String {
     let retired = if holder.retired { ", which is no longer current" } else { "" };
     format!(
         "held by pid {pid} of {tool}{unit}: version {version}{retired}, by {channel}, for {} (since {since})",
-        span(now.since(*since))
+        rough(now.since(*since))
     )
 }
 

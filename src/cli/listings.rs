@@ -463,7 +463,7 @@ fn secrets_text(secrets: &[v1::SecretInfo]) -> String {
             secret.name.clone(),
             secret.state.clone(),
             or_dash(&secret.version),
-            secret.loaded.map_or_else(|| "-".into(), |_| when::span(Duration::from_secs(secret.age_seconds))),
+            secret.loaded.map_or_else(|| "-".into(), |_| crate::measure::rough(Duration::from_secs(secret.age_seconds))),
             when::relative(secret.next_check.as_ref()),
             secret.source.clone(),
             or_dash(&secret.environment),

@@ -4,15 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
 
-/// `42s`, `3m`, `2h`, `5d`: as exact as is of use.
-pub fn span(span: Duration) -> String {
-    match span.as_secs() {
-        seconds @ 0..60 => format!("{seconds}s"),
-        seconds @ 60..3600 => format!("{}m", seconds / 60),
-        seconds @ 3600..172_800 => format!("{}h", seconds / 3600),
-        seconds => format!("{}d", seconds / 86_400),
-    }
-}
+use crate::measure::rough;
 
 /// `3m ago`, `in 40s`, `now`; a dash where there is no time.
 pub fn relative(at: Option<&Timestamp>) -> String {
@@ -23,15 +15,15 @@ pub fn relative(at: Option<&Timestamp>) -> String {
 /// How long something lasts that began then.
 pub fn since(at: Option<&Timestamp>) -> String {
     let at = at.and_then(|at| SystemTime::try_from(*at).ok());
-    span(at.and_then(|at| at.elapsed().ok()).unwrap_or_default())
+    rough(at.and_then(|at| at.elapsed().ok()).unwrap_or_default())
 }
 
 fn from(at: SystemTime, now: SystemTime) -> String {
     match at.duration_since(now) {
         Ok(left) if left < Duration::from_secs(1) => "now".into(),
-        Ok(left) => format!("in {}", span(left)),
+        Ok(left) => format!("in {}", rough(left)),
         Err(past) if past.duration() < Duration::from_secs(1) => "now".into(),
-        Err(past) => format!("{} ago", span(past.duration())),
+        Err(past) => format!("{} ago", rough(past.duration())),
     }
 }
 
@@ -43,7 +35,7 @@ mod tests {
     fn spans_are_as_exact_as_is_of_use() {
         let cases = [(0, "0s"), (59, "59s"), (60, "1m"), (3599, "59m"), (3600, "1h"), (172_799, "47h"), (172_800, "2d")];
         for (seconds, said) in cases {
-            assert_eq!(span(Duration::from_secs(seconds)), said);
+            assert_eq!(rough(Duration::from_secs(seconds)), said);
         }
     }
 

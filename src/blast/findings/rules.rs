@@ -10,11 +10,12 @@ use crate::{
     blast::{
         facts::{Channel, Facts, SecretFact, ToolFact},
         graph::{Graph, Id},
-        moment::{Moment, span},
+        moment::Moment,
         walk::Walk,
         weights::Weights,
     },
     config::Privilege,
+    measure::rough,
 };
 
 pub fn all(graph: &Graph<'_>) -> Vec<Finding> {
@@ -185,11 +186,11 @@ fn rotation(graph: &Graph<'_>, id: Id, secret: &SecretFact) -> Option<Finding> {
     let what = format!(
         "{} should change every {}, and pid {} of tool {} has had version {} for {}",
         secret.name,
-        span(every),
+        rough(every),
         held.session.pid,
         graph.tool(held.tool).name,
         held.fact.version,
-        span(age)
+        rough(age)
     );
     (age > every)
         .then(|| Finding::new(OVERDUE, &secret.at, what, "rotate it at its source, then: valetkey refresh").secret(&secret.name))

@@ -96,8 +96,8 @@ fn shortened(label: &str) -> String {
     label.chars().take(MOST - 1).chain(['\u{2026}']).collect()
 }
 
-/// For text and attributes of XML. Control characters may not stand there at all.
-fn escaped(text: &str) -> String {
+/// For text and quoted attributes, of XML and of HTML. Control characters may not stand there at all.
+pub fn escaped(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {
         match c {
