@@ -163,9 +163,9 @@ fn parts(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
     see(value);
     if value.contains(&b'\n') {
         value.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).filter(|line| line.len() >= 8).for_each(&mut *see);
-        let lf = String::from_utf8(value.to_vec()).unwrap().replace("\r\n", "\n");
-        see(lf.as_bytes());
-        see(lf.replace('\n', "\r\n").as_bytes());
+        let lines: Vec<_> = value.split(|b| *b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect();
+        see(&lines.join(&b"\n"[..]));
+        see(&lines.join(&b"\r\n"[..]));
     }
     if depth == 0 {
         return;
@@ -176,8 +176,15 @@ fn parts(value: &[u8], depth: usize, see: &mut dyn FnMut(&[u8])) {
     if let Ok(json @ (serde_json::Value::Object(_) | serde_json::Value::Array(_))) = serde_json::from_slice(value) {
         return leaves(&json, &mut |leaf| parts(leaf.as_bytes(), depth - 1, see));
     }
-    let text = String::from_utf8_lossy(value).into_owned();
-    used_alone(&text).iter().for_each(|part| parts(part, depth - 1, see));
+    let Ok(text) = std::str::from_utf8(value) else {
+        // Behind the backslashes of a text may be bytes that are none: a program prints what it can of them.
+        let text = String::from_utf8_lossy(value);
+        if text.chars().filter(|c| *c != '\u{fffd}').count() >= 8 {
+            see(text.as_bytes());
+        }
+        return;
+    };
+    used_alone(text).iter().for_each(|part| parts(part, depth - 1, see));
     if let Some((_, rest)) = text.split_once("://")
         && let Some((user, _)) = rest.split_once('@')
         && let Some((_, password)) = user.split_once(':')
@@ -268,11 +275,11 @@ fn forms_of(value: &[u8], forms: &mut Vec<Vec<u8>>) {
             forms.push(once.into_bytes());
         }
     }
-    let text = std::str::from_utf8(value).unwrap();
-    for (before, url) in (0..3).flat_map(|before| [(before, false), (before, true)]) {
-        forms.push(base64_core(value, before, url).into_bytes());
-        forms.push(base64_core(&utf16(text, false), before, url).into_bytes());
-    }
+    let offsets = || (0..3).flat_map(|before| [(before, false), (before, true)]);
+    offsets().for_each(|(before, url)| forms.push(base64_core(value, before, url).into_bytes()));
+    // What is behind a password's percent signs need not be text.
+    let Ok(text) = std::str::from_utf8(value) else { return };
+    offsets().for_each(|(before, url)| forms.push(base64_core(&utf16(text, false), before, url).into_bytes()));
     [false, true].iter().for_each(|big| forms.push(utf16(text, *big)));
     forms.push(text.replace('\'', "'\\''").into_bytes());
     forms.push(text.replace('\'', "'\"'\"'").into_bytes());
