@@ -105,7 +105,7 @@ fn no_call_fails_while_the_daemon_restarts() {
         .filter_map(|line| line.split_once("REPLY "))
         .map(|(_, numbers)| numbers.split(' ').map(|number| number.parse().unwrap()).collect())
         .collect();
-    assert_eq!(replies.len(), callers, "not every tool came to its end\n{said}");
+    assert_eq!(replies.len(), callers, "not every tool came to its end\n{said}\n{}", host.log());
     let failed = host.shell("systemctl list-units --failed --plain --no-legend 'caller@*'", "");
     assert_eq!(failed, "", "{said}");
     let total = |which: usize| replies.iter().map(|reply| reply[which]).sum::<u64>();

@@ -74,11 +74,12 @@ impl Error {
         Self::from_reason(failed.reason(), failed.message.clone(), limit, retry_after)
     }
 
-    /// Why the daemon ended the whole session, or `None` where another may be opened: the daemon stops, or the session was old.
+    /// Why the daemon ended the whole session, or `None` where another may be opened: the daemon stops, the session was old, or this
+    /// process is to prove anew who it is, on a connection of its own (its unit was started again around it).
     pub(super) fn from_revoked(revoked: &Revoked) -> Option<Self> {
         let reason = revoked.reason();
         let limit = revoked.limit.as_ref().map(|reached| reached.limit.clone()).unwrap_or_default();
-        let again = reason == Reason::ShuttingDown || limit == SESSION_LIFETIME;
+        let again = matches!(reason, Reason::ShuttingDown | Reason::PeerChanged) || limit == SESSION_LIFETIME;
         (!again).then(|| Self::from_reason(reason, revoked.message.clone(), limit, None))
     }
 
@@ -107,7 +108,8 @@ impl Error {
         let reason = Reason::from_str_name(&format!("REASON_{}", info.reason)).unwrap_or_default();
         let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
         let limit = info.metadata.get("limit").cloned().unwrap_or_default();
-        let broken = reason == Reason::ShuttingDown || status.code() == Code::Cancelled || limit == SESSION_LIFETIME;
+        let another = matches!(reason, Reason::ShuttingDown | Reason::PeerChanged) || limit == SESSION_LIFETIME;
+        let broken = another || status.code() == Code::Cancelled;
         (!broken).then(|| Self::from_reason(reason, status.message().into(), limit, retry_after))
     }
 }

@@ -20,7 +20,7 @@ use super::{
     wire::{self, Down, Up},
 };
 use crate::proto::v1::{
-    Acknowledge, Get, Open, Opened, Revoked, SessionRequest, SessionResponse, session_request::Request,
+    Acknowledge, Get, Open, Opened, Reason, Revoked, SessionRequest, SessionResponse, session_request::Request,
     session_response::Response,
 };
 
@@ -180,6 +180,8 @@ impl Link {
                     live.send(Request::Acknowledge(Acknowledge { name, version }));
                 }
             }
+            // Asked again on another connection, by which this process is proven anew.
+            Response::Failed(failed) if failed.reason() == Reason::PeerChanged => return Some(Over::Broken),
             Response::Failed(failed) => self.wanted.settle(failed.id, &failed.name, &Err(Error::from_failed(&failed))),
             Response::Changed(changed) => self.wanted.changed(changed.name, live),
             Response::Revoked(revoked) => return self.revoked(&revoked),
