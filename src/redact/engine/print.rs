@@ -197,14 +197,20 @@ impl<T: Tier> Spread<T> {
     fn of(pattern: &[u8], by: Multiplier, crowd: &Crowd) -> Self {
         let windows = (pattern.len() + 1).saturating_sub(T::WINDOW);
         let mut spread = Self { marks: [0; LONGEST], shared: [0; LONGEST], windows, tier: PhantomData };
-        for at in 0..windows {
-            let mark = by.mark::<T>(&pattern[at..]);
-            (spread.marks[at], spread.shared[at]) = (mark, spread.shared[at] + crowd.count(mark));
-            // A pattern that repeats itself (`xxxxxxxx`, `0, 0, 0, `) is found in text that does, at each place of the run.
-            for before in at.saturating_sub(T::STRIDE - 1)..at {
-                let again = u32::from(spread.marks[before] == mark);
-                spread.shared[before] += again;
-                spread.shared[at] += again;
+        let (marks, shared) = (&mut spread.marks[..windows], &mut spread.shared[..windows]);
+        for (at, (mark, shared)) in marks.iter_mut().zip(shared.iter_mut()).enumerate() {
+            *mark = by.mark::<T>(&pattern[at..]);
+            *shared = crowd.count(*mark);
+        }
+        // A pattern that repeats itself (`xxxxxxxx`, `0, 0, 0, `) is found in text that does, at each place of the run. One distance
+        // after another, and first whether there is any: that is quick where there is none, as in most.
+        for distance in 1..T::STRIDE.min(windows.max(1)) {
+            let pairs = || marks.iter().zip(&marks[distance..]).map(|(one, other)| u32::from(one == other));
+            if pairs().fold(0, |any, same| any | same) > 0 {
+                for (at, same) in pairs().enumerate() {
+                    shared[at] += same;
+                    shared[at + distance] += same;
+                }
             }
         }
         spread
@@ -214,9 +220,13 @@ impl<T: Tier> Spread<T> {
     /// registered is the run that others share least. Among equals `key` chooses, so that no text can be aimed at it.
     fn run(&self, key: u64) -> Option<Run> {
         let runs = (self.windows + 1).checked_sub(T::STRIDE).filter(|runs| *runs > 0)?;
-        let cost = |start: usize| self.shared[start..start + T::STRIDE].iter().map(|shared| shared * shared).sum::<u32>();
+        // Sums of squares up to each window, so that the cost of a run is a difference.
+        let mut sums = [0u32; LONGEST + 1];
+        for (at, shared) in self.shared[..self.windows].iter().enumerate() {
+            sums[at + 1] = sums[at] + shared * shared;
+        }
         let first = (key % runs as u64) as usize;
-        let start = (first..runs).chain(0..first).min_by_key(|start| cost(*start))?;
+        let start = (first..runs).chain(0..first).min_by_key(|start| sums[start + T::STRIDE] - sums[*start])?;
         let mut marks = [0; MOST_STRIDE];
         marks[..T::STRIDE].copy_from_slice(&self.marks[start..start + T::STRIDE]);
         let busiest = self.shared[start..start + T::STRIDE].iter().copied().max()?;
