@@ -27,7 +27,7 @@ mod memory;
 mod outlet;
 mod webhook;
 pub use outlet::Deliveries;
-pub use webhook::WebhookSettings;
+pub use webhook::{Address, WebhookSettings};
 
 use memory::{Kept, Memory};
 use outlet::Outlet;

@@ -40,7 +40,7 @@ mod tools;
 mod upstream;
 mod variable;
 
-pub use alarm::{AlarmSettings, WebhookTarget};
+pub use alarm::{AlarmSettings, WebhookAddress, WebhookTarget};
 pub use audit::AuditSettings;
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};

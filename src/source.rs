@@ -16,6 +16,8 @@ mod field;
 #[cfg(feature = "daemon")]
 pub(crate) mod key_file;
 #[cfg(feature = "daemon")]
+pub(crate) mod other_end;
+#[cfg(feature = "daemon")]
 pub mod sealed_file;
 #[cfg(feature = "daemon")]
 pub mod vault;

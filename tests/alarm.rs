@@ -169,6 +169,44 @@ async fn an_address_hears_of_it_with_a_token_and_again_where_it_must() {
     assert!(!log.contains("a-token-of-alarms"));
 }
 
+/// The addresses of chat channels are credentials.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_a_credential_stays_in_its_file() {
+    let (port, told) = server(&["200 OK", "403 Forbidden"]);
+    let host = host("");
+    let file = host.path("address");
+    let put = |text: &str| {
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    put(&format!("http://127.0.0.1:{port}/hooks/T0001/a-channel-key?wait=true\n"));
+    let text = fs::read_to_string(host.config()).unwrap();
+    host.write("valetkey.toml", &format!("{text}webhook = {{ url-file = \"{}\" }}\n", file.display()));
+    let mut daemon = host.start();
+    let mut broker = raw::broker(&host.tools_socket()).await;
+    let mut raw = Raw::open(&mut broker, "it", &["a/key"]).await.unwrap();
+    raw.secret(1, "a/key").await;
+    let hear = || told.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!(hear().0[0], "post /hooks/t0001/a-channel-key?wait=true http/1.1");
+    // It is read anew for each alarm; and never told, wherever it leads.
+    put(&format!("http://127.0.0.1:{port}/hooks/T0001/another-channel-key"));
+    assert!(matches!(raw.get(2, "b/key").await, Ok(Response::Failed(_))));
+    assert_eq!(hear().0[0], "post /hooks/t0001/another-channel-key http/1.1");
+    assert!(daemon.stop().success());
+    put("http://alerts.example.com/hooks/T0001/a-third-channel-key");
+    let mut daemon = host.start();
+    let mut broker = raw::broker(&host.tools_socket()).await;
+    let mut raw = Raw::open(&mut broker, "it", &["a/key"]).await.unwrap();
+    assert!(matches!(raw.get(1, "b/key").await, Ok(Response::Failed(_))));
+    let begun = std::time::Instant::now();
+    while !host.log().contains("does not hold an https address") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{}", host.log());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    daemon.stop();
+    assert!(!host.log().contains("channel-key"), "{}", host.log());
+}
+
 #[test]
 fn a_hook_that_others_could_change_stops_the_start() {
     let (host, _) = with_hook();

@@ -9,15 +9,27 @@ use reqwest::{
 use zeroize::Zeroizing;
 
 use super::outlet::{Deliver, Failure};
-use crate::source::key_file;
+use crate::source::{
+    key_file,
+    other_end::{authorities, is_this_host},
+};
 
 /// Where alarms are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookSettings {
-    /// https, or http on this host.
-    pub url: String,
+    pub address: Address,
     /// Holds the bearer token, for the daemon alone to read. Read for each alarm, so that a new one needs no restart.
     pub token_file: Option<PathBuf>,
+    /// PEM: the authorities that the address is believed by, in place of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// https, or http on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    Url(String),
+    /// Holds the address, where that is itself a credential, as chat services have it. Private, and read for each alarm.
+    File(PathBuf),
 }
 
 pub struct Webhook {
@@ -37,9 +49,26 @@ impl Webhook {
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(10));
         // Reading the system's authorities is for those who need them.
-        let http = if settings.url.starts_with("http:") { http.tls_certs_only([]) } else { http };
+        let http = match (&settings.ca_file, &settings.address) {
+            (Some(file), _) => http.tls_certs_only(authorities(file).map_err(|error| format!("the webhook: {error}"))?),
+            (None, Address::Url(url)) if url.starts_with("http:") => http.tls_certs_only([]),
+            _ => http,
+        };
         let http = http.build().map_err(|_| "the webhook's TLS cannot be set up: check the system's certificates".to_owned())?;
         Ok(Self { http, settings })
+    }
+
+    fn address(&self) -> Result<reqwest::Url, Failure> {
+        let path = match &self.settings.address {
+            Address::Url(url) => return url.parse().map_err(|_| Failure::Final("the webhook's address is none".into())),
+            Address::File(path) => path,
+        };
+        let text = key_file::read(path).map_err(|error| Failure::Passing(format!("the address: {error}")))?;
+        let text = std::str::from_utf8(&text).ok();
+        // Not even a part of what stands there is repeated.
+        text.and_then(|text| text.parse().ok()).filter(hides_what_it_carries).ok_or_else(|| {
+            Failure::Passing(format!("{} does not hold an https address, or one of this host, and nothing else", path.display()))
+        })
     }
 
     fn authorization(&self) -> Result<Option<HeaderValue>, Failure> {
@@ -53,7 +82,7 @@ impl Webhook {
     }
 
     async fn post(&self, alarm: &str) -> Result<(), Failure> {
-        let mut request = self.http.post(&self.settings.url).header(CONTENT_TYPE, "application/json");
+        let mut request = self.http.post(self.address()?).header(CONTENT_TYPE, "application/json");
         if let Some(authorization) = self.authorization()? {
             request = request.header(AUTHORIZATION, authorization);
         }
@@ -69,6 +98,14 @@ impl Webhook {
             status if may_pass(status) => Err(Failure::Passing(format!("the webhook answers {status}"))),
             status => Err(Failure::Final(format!("the webhook answers {status}"))),
         }
+    }
+}
+
+fn hides_what_it_carries(url: &reqwest::Url) -> bool {
+    match (url.scheme(), url.host_str()) {
+        ("https", Some(_)) => true,
+        ("http", Some(host)) => is_this_host(host),
+        _ => false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Addresses, files and names at a source.
 
 use super::sources::FileRef;
+use crate::source::other_end::is_this_host;
 
 /// A name at the source: without spaces, and without a way out of its folder.
 pub(super) fn plain(text: &str) -> Result<String, &'static str> {
@@ -34,15 +35,10 @@ pub(super) fn url(text: &str) -> Result<String, &'static str> {
     }
     match uri.scheme_str() {
         Some("https") => Ok(text.trim_end_matches('/').into()),
-        Some("http") if is_loopback(authority.host()) => Ok(text.trim_end_matches('/').into()),
+        Some("http") if is_this_host(authority.host()) => Ok(text.trim_end_matches('/').into()),
         Some("http") => Err("must be https: secrets would cross the network in the clear"),
         _ => Err(wrong),
     }
-}
-
-fn is_loopback(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -24,10 +24,18 @@ pub struct AlarmSettings {
 /// Where alarms are sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookTarget {
-    /// https, or http on this host.
-    pub url: String,
+    pub address: WebhookAddress,
     /// Holds a bearer token.
     pub token_file: Option<FileRef>,
+    pub ca_file: Option<FileRef>,
+}
+
+/// https, or http on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebhookAddress {
+    Url(String),
+    /// Holds the address, which is itself a credential.
+    File(FileRef),
 }
 
 pub(super) const KEYS: &[Key] = &[
@@ -40,8 +48,12 @@ pub(super) const KEYS: &[Key] = &[
     key("webhook", "{ url = \"https://alerts.example.com/valetkey\" }"),
     key("state-file", "\"/var/lib/valetkey/alarm.json\""),
 ];
-pub(super) const WEBHOOK_KEYS: &[Key] =
-    &[key("url", "\"https://alerts.example.com/valetkey\""), key("token-file", "\"credential:valetkey-alarm\"")];
+pub(super) const WEBHOOK_KEYS: &[Key] = &[
+    key("url", "\"https://alerts.example.com/valetkey\""),
+    key("url-file", "\"credential:valetkey-alarm-url\""),
+    key("token-file", "\"credential:valetkey-alarm\""),
+    key("ca-file", "\"/etc/valetkey/alerts-ca.pem\""),
+];
 
 pub(super) const REFUSED: &[Refused] = &[];
 const WEBHOOK_REFUSED: &[Refused] = &[Refused {
@@ -92,13 +104,23 @@ fn read_hook(section: &Section<'_>) -> Option<Vec<String>> {
 }
 
 fn webhook(section: &Section<'_>) -> Option<WebhookTarget> {
-    section.require(&["url"]);
-    let token_file = section.has("token-file").then(|| section.parsed("token-file", file_ref));
-    let url = section.parsed("url", url)?;
-    match token_file {
-        Some(None) => None,
-        token_file => Some(WebhookTarget { url, token_file: token_file.flatten() }),
-    }
+    let file = |key| match section.has(key) {
+        true => section.parsed(key, file_ref).map(Some),
+        false => Some(None),
+    };
+    let (token_file, ca_file) = (file("token-file"), file("ca-file"));
+    let address = match (section.has("url"), section.has("url-file")) {
+        (true, true) => {
+            section.reject("url-file", "stands beside `url`: one of them");
+            None
+        }
+        (false, true) => section.parsed("url-file", file_ref).map(WebhookAddress::File),
+        _ => {
+            section.require(&["url"]);
+            section.parsed("url", url).map(WebhookAddress::Url)
+        }
+    };
+    Some(WebhookTarget { address: address?, token_file: token_file?, ca_file: ca_file? })
 }
 
 /// The daemon looks at programs only where a tool is told by its own.

@@ -11,7 +11,7 @@ use crate::{
     alarm::{self, Alarms},
     config::{
         AlarmSettings, AwsSettings, Config, FileRef, LastGoodSettings, RoleId, SealedFileSettings, SourceSettings, VaultAuth,
-        VaultSettings, WebhookTarget,
+        VaultSettings, WebhookAddress, WebhookTarget,
     },
     name::SourceName,
     refresh::{LastGood, Plan, Planned},
@@ -111,9 +111,13 @@ fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) ->
 /// Starts what watches for alarms, where configuration wants it.
 pub fn alarms(config: &Config, captured: &Captured) -> Result<Option<Arc<Alarms>>, String> {
     let Some(AlarmSettings { rules, hook, webhook, state_file }) = config.alarm.clone() else { return Ok(None) };
-    let webhook = webhook.map(|WebhookTarget { url, token_file }| {
-        let token_file = token_file.map(|file| captured.file(&file)).transpose()?;
-        Ok::<_, String>(alarm::WebhookSettings { url, token_file })
+    let webhook = webhook.map(|WebhookTarget { address, token_file, ca_file }| {
+        let file = |file: Option<FileRef>| file.map(|file| captured.file(&file)).transpose();
+        let address = match address {
+            WebhookAddress::Url(url) => alarm::Address::Url(url),
+            WebhookAddress::File(path) => alarm::Address::File(captured.file(&path)?),
+        };
+        Ok::<_, String>(alarm::WebhookSettings { address, token_file: file(token_file)?, ca_file: file(ca_file)? })
     });
     let state_file = match state_file {
         Some(file) => file,

@@ -26,7 +26,10 @@ use secrecy::SecretString;
 pub use self::login::SecretIds;
 
 use self::{client::Access, lease::Leases, login::Server, read::is_path, token::Tokens};
-use super::{Calls, Cause, CheckOutcomes, Checked, Known, LoginFacts, Outcomes, Source, SourceError, Wanted, Working};
+use super::{
+    Calls, Cause, CheckOutcomes, Checked, Known, LoginFacts, Outcomes, Source, SourceError, Wanted, Working,
+    other_end::is_this_host,
+};
 
 /// Where the secrets are and how to get in.
 #[derive(Debug, Clone)]
@@ -117,14 +120,12 @@ impl Vault {
         let refused = |problem: &str| Err(SourceError::new(Cause::Refused, problem));
         let Ok(address) = reqwest::Url::parse(&settings.address) else { return refused("`address` is not a URL") };
         let host = address.host_str().unwrap_or_default();
-        let host_is_us =
-            host == "localhost" || host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
         match address.scheme() {
             "https" => {}
             "http" if matches!(settings.login, Login::Certificate { .. }) => {
                 return refused("`address` is plain http, over which no certificate is shown: use https");
             }
-            "http" if host_is_us => {}
+            "http" if is_this_host(host) => {}
             "http" => {
                 return refused("`address` is plain http to another host, where the token could be read on the way: use https");
             }

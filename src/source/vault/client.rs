@@ -4,7 +4,7 @@
 //! take the token along, and is dropped with its connections after one fetch, check or login, because their buffers hold what was read last.
 
 use std::{
-    fs, io,
+    fs,
     path::Path,
     str,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
@@ -21,7 +21,7 @@ use vaultrs::api::EndpointMiddleware;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    super::{Calls, Cause, SourceError, field::Json, key_file},
+    super::{Calls, Cause, SourceError, field::Json, key_file, other_end::authorities},
     Settings,
     errors::{self, Asked, Failed, Of},
 };
@@ -113,13 +113,6 @@ impl Access {
 
 fn unusable(path: &Path, what: &str, why: &str) -> SourceError {
     SourceError::new(Cause::Refused, format!("cannot use the {what} in {}: {why}", path.display()))
-}
-
-fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, SourceError> {
-    let unusable = |why: &str| unusable(path, "certificates", why);
-    let pem = fs::read(path).map_err(|error: io::Error| unusable(&error.to_string()))?;
-    let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|_| unusable("they are not in PEM"))?;
-    if certificates.is_empty() { Err(unusable("there are none")) } else { Ok(certificates) }
 }
 
 /// Our own certificate, which may be seen by all, and its key, which may not.
