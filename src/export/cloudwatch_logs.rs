@@ -70,7 +70,7 @@ impl CloudWatchLogs {
     /// Says how many records are too old or too new to be taken.
     pub(super) async fn send(&mut self, batch: &Batch) -> Result<u64, Failed> {
         let mut refused = 0;
-        for part in parts(batch) {
+        for part in parts(batch.records()) {
             refused += self.put(&part).await?;
         }
         Ok(refused)
@@ -129,10 +129,10 @@ fn said(operation: &str, error: &str) -> Failed {
 }
 
 /// A batch in parts that may be sent at once: within the span, and by time where the host's clock was set back.
-fn parts(batch: &Batch) -> Vec<Vec<Event>> {
+fn parts<'a>(records: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<Event>> {
     let mut parts: Vec<Vec<Event>> = Vec::new();
     let (mut from, mut to) = (0, 0);
-    for line in batch.records() {
+    for line in records {
         let time = super::record::Record::parse(line);
         let time = parse_time(time.text("time").as_bytes()).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         let millis = time.and_then(|since| u64::try_from(since.as_millis()).ok()).unwrap_or_default();
@@ -150,4 +150,33 @@ fn parts(batch: &Batch) -> Vec<Vec<Event>> {
     }
     parts.iter_mut().for_each(|part| part.sort_by_key(|event| event.millis));
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_sent_in_parts_that_span_less_than_a_day() {
+        let line = |time: &str| format!(r#"{{"time":"{time}Z"}}"#).into_bytes();
+        // The clock was set back in the middle, and the daemon stood still for two days.
+        let times = [
+            "2026-01-01T00:00:00.000000",
+            "2026-01-01T23:59:59.999000",
+            "2026-01-01T12:00:00.000000",
+            "2026-01-02T00:00:00.000000",
+            "2026-01-03T00:00:00.000000",
+            "2026-01-02T00:00:00.001000",
+        ];
+        let lines = times.map(line);
+        let parts = parts(lines.iter().map(Vec::as_slice));
+        let told: Vec<Vec<_>> =
+            parts.iter().map(|part| part.iter().map(|event| event.message[9..32].to_owned()).collect()).collect();
+        let cut = |at: usize| times[at][..23].to_owned();
+        assert_eq!(told, [vec![cut(0), cut(2), cut(1)], vec![cut(3)], vec![cut(5), cut(4)]]);
+        for part in &parts {
+            assert!(part.is_sorted_by_key(|event| event.millis));
+            assert!(part.last().unwrap().millis - part[0].millis < SPAN);
+        }
+    }
 }
