@@ -204,13 +204,32 @@ pub struct SystemTool {
 impl Graph<'_> {
     /// Every tool in a line, worst first.
     pub fn overview(&self) -> Overview {
-        let mut walk = Walk::new(self);
-        let mut tools: Vec<_> = self.tools().map(|(tool, _)| self.line(tool, &mut walk)).collect();
+        let mut tools = self.lines();
         tools.sort_by(|a, b| {
             let key = |line: &ToolLine| (line.score.score, line.score.depth, line.score.systems);
             key(b).cmp(&key(a)).then_with(|| a.tool.cmp(&b.tool))
         });
         Overview { tools }
+    }
+
+    /// A line for each tool, on several cores: walks wait for memory, and each core may wait for its own.
+    fn lines(&self) -> Vec<ToolLine> {
+        /// Fewer are done before a thread is there.
+        const WORTH_A_THREAD: usize = 256;
+        let all = self.facts.tools.len();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(all.div_ceil(WORTH_A_THREAD)).max(1);
+        let share = all.div_ceil(threads);
+        let part = |at: usize| {
+            let mut walk = Walk::new(self);
+            self.tools().skip(at * share).take(share).map(|(tool, _)| self.line(tool, &mut walk)).collect::<Vec<_>>()
+        };
+        std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|at| scope.spawn(move || part(at))).collect();
+            let mut lines = part(0);
+            // A panic of one is one of all.
+            others.into_iter().for_each(|one| lines.extend(one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
+            lines
+        })
     }
 
     pub(super) fn line(&self, tool: Id, walk: &mut Walk) -> ToolLine {
@@ -227,7 +246,7 @@ impl Graph<'_> {
 
     /// All that a tool may have.
     pub(super) fn walk_allowed(&self, walk: &mut Walk, tool: Id) {
-        walk.from(self, self.grants_of(tool).map(|(secret, grant)| (secret, self.weights.channel(grant.channel))));
+        walk.from(self, self.grants.of(tool).iter().map(|link| (link.to, self.weights.channel(link.channel))));
     }
 
     /// What its processes hold.

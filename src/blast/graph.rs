@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
-    facts::{Facts, GrantFact, HeldFact, SecretFact, SessionFact, SourceFact, ToolFact, UseFact},
+    facts::{Channel, Facts, GrantFact, HeldFact, SecretFact, SessionFact, SourceFact, ToolFact, UseFact},
     score::Range,
     weights::Weights,
 };
@@ -53,11 +53,19 @@ impl<T: Copy> Rows<T> {
     }
 }
 
-/// A grant, seen from either end: the other end, and which of the tool's grants it is.
+/// A grant, seen from either end: the other end, which of the tool's grants it is, and how it is delivered.
 #[derive(Debug, Clone, Copy)]
 pub struct Link {
     pub to: Id,
     pub place: u32,
+    pub channel: Channel,
+}
+
+/// A tool's use of a secret that it may have: the secret, and which entry of the usage.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    to: Id,
+    place: u32,
 }
 
 /// A secret that reaches a system, seen from either end, and how much that weighs.
@@ -77,12 +85,26 @@ pub struct Unlock {
     pub derived: bool,
 }
 
-/// What a walk asks of a secret at each visit, side by side in memory.
+/// What a walk asks of a secret at each visit: one cache line, because a walk of a large host waits for memory and little else.
 #[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
 pub struct Profile {
     pub lifetime: f64,
-    /// Sensitivity x privilege, where nobody said what it opens.
-    pub undeclared: Option<Range>,
+    pub opens: Opens,
+    /// Is it the key to a source?
+    pub unlocks: bool,
+}
+
+/// What a secret opens by itself.
+#[derive(Debug, Clone, Copy)]
+pub enum Opens {
+    Nothing,
+    /// Nobody said what: sensitivity x privilege.
+    Undeclared(Range),
+    /// One system, as most do.
+    One(Way),
+    /// Those in [`Graph::reaches`].
+    Several,
 }
 
 /// A version that a session holds.
@@ -119,7 +141,7 @@ pub struct Graph<'f> {
     /// Places in the list of sessions.
     pub(super) sessions_by_tool: Rows<u32>,
     /// Usage of what is granted, by tool: the secret, and which entry.
-    used: Rows<Link>,
+    used: Rows<Entry>,
     tools_by_name: HashMap<&'f str, Id>,
     secrets_by_name: HashMap<&'f str, Id>,
 }
@@ -144,7 +166,11 @@ impl<'f> Graph<'f> {
         let mut links = Vec::new();
         for (tool, number) in facts.tools.iter().zip(0..) {
             let known = tool.grants.iter().zip(0..);
-            links.extend(known.filter_map(|(grant, place)| Some((number, *secrets_by_name.get(grant.secret.as_str())?, place))));
+            links.extend(
+                known.filter_map(|(grant, place)| {
+                    Some((number, *secrets_by_name.get(grant.secret.as_str())?, place, grant.channel))
+                }),
+            );
         }
         let mut ways = Vec::new();
         let mut keys = Vec::new();
@@ -174,10 +200,10 @@ impl<'f> Graph<'f> {
         let mut graph = Self {
             facts,
             weights,
-            grants: Rows::new(tools, links.iter().map(|(tool, secret, place)| (*tool, Link { to: *secret, place: *place }))),
+            grants: Rows::new(tools, links.iter().map(|&(tool, to, place, channel)| (tool, Link { to, place, channel }))),
             granted_to: Rows::new(
                 secrets,
-                links.iter().map(|(tool, secret, place)| (*secret, Link { to: *tool, place: *place })),
+                links.iter().map(|&(to, secret, place, channel)| (secret, Link { to, place, channel })),
             ),
             reaches: Rows::new(
                 secrets,
@@ -224,7 +250,13 @@ impl<'f> Graph<'f> {
             sensitivity.by(self.weights.unknown_privilege())
         };
         let lifetime = self.weights.lifetime(secret.rotate_every.is_some());
-        Profile { lifetime, undeclared: self.is_undeclared(id).then(unknown) }
+        let opens = match self.reaches.of(id) {
+            [] if self.is_undeclared(id) => Opens::Undeclared(unknown()),
+            [] => Opens::Nothing,
+            [way] => Opens::One(*way),
+            _ => Opens::Several,
+        };
+        Profile { lifetime, opens, unlocks: !self.unlocks.of(id).is_empty() }
     }
 
     fn take_usage(&mut self) {
@@ -236,7 +268,7 @@ impl<'f> Graph<'f> {
             if let (Some(tool), Some(secret)) = (tool, secret)
                 && self.grant(tool, secret).is_some()
             {
-                used.push((tool, Link { to: secret, place }));
+                used.push((tool, Entry { to: secret, place }));
             }
         }
         used.sort_by_key(|(tool, link)| (*tool, link.to));

@@ -2,7 +2,7 @@
 //! way found is a shortest one; each secret once, so a circle ends.
 
 use super::{
-    graph::{Graph, Id, Profile},
+    graph::{Graph, Id, Opens, Profile, Way},
     score::{Range, Score},
 };
 use crate::config::Privilege;
@@ -93,6 +93,9 @@ impl Walk {
     }
 
     fn unlock(&mut self, graph: &Graph<'_>, step: Step, place: u32) {
+        if !graph.profiles[step.secret as usize].unlocks {
+            return;
+        }
         for unlock in graph.unlocks.of(step.secret) {
             if std::mem::replace(&mut self.source_seen[unlock.to as usize], self.round) == self.round {
                 continue;
@@ -112,30 +115,36 @@ impl Walk {
     /// What a secret opens, with what its delivery or its distance multiplies by.
     fn look(&mut self, graph: &Graph<'_>, place: u32, factor: f64) {
         let secret = self.steps[place as usize].secret;
-        let Profile { lifetime, undeclared } = graph.profiles[secret as usize];
-        if let Some(depth) = undeclared {
-            self.undeclared.push(place);
-            self.risk_of_undeclared = self.risk_of_undeclared.plus(depth.times(lifetime * factor));
-            self.depth = self.depth.most(depth);
+        let Profile { lifetime, ref opens, .. } = graph.profiles[secret as usize];
+        match opens {
+            Opens::Nothing => {}
+            Opens::Undeclared(depth) => {
+                self.undeclared.push(place);
+                self.risk_of_undeclared = self.risk_of_undeclared.plus(depth.times(lifetime * factor));
+                self.depth = self.depth.most(*depth);
+            }
+            Opens::One(way) => self.reach(place, way, lifetime * factor),
+            Opens::Several => graph.reaches.of(secret).iter().for_each(|way| self.reach(place, way, lifetime * factor)),
         }
-        for way in graph.reaches.of(secret) {
-            let risk = way.depth.times(lifetime * factor);
-            self.depth = self.depth.most(way.depth);
-            let seen = &mut self.system_seen[way.to as usize];
-            if seen.0 != self.round {
-                *seen = (self.round, self.systems.len() as u32);
-                let (privilege, depth) = (way.privilege, way.depth);
-                self.systems.push(Reached { system: way.to, privilege, by: place, by_privilege: privilege, risk, depth });
-                continue;
-            }
-            let before = &mut self.systems[seen.1 as usize];
-            before.risk = before.risk.most(risk);
-            before.depth = before.depth.most(way.depth);
-            before.privilege = before.privilege.max(way.privilege);
-            let as_short = self.steps[before.by as usize].depth == self.steps[place as usize].depth;
-            if as_short && way.privilege > before.by_privilege {
-                (before.by, before.by_privilege) = (place, way.privilege);
-            }
+    }
+
+    fn reach(&mut self, place: u32, way: &Way, factor: f64) {
+        let risk = way.depth.times(factor);
+        self.depth = self.depth.most(way.depth);
+        let seen = &mut self.system_seen[way.to as usize];
+        if seen.0 != self.round {
+            *seen = (self.round, self.systems.len() as u32);
+            let (privilege, depth) = (way.privilege, way.depth);
+            self.systems.push(Reached { system: way.to, privilege, by: place, by_privilege: privilege, risk, depth });
+            return;
+        }
+        let before = &mut self.systems[seen.1 as usize];
+        before.risk = before.risk.most(risk);
+        before.depth = before.depth.most(way.depth);
+        before.privilege = before.privilege.max(way.privilege);
+        let as_short = self.steps[before.by as usize].depth == self.steps[place as usize].depth;
+        if as_short && way.privilege > before.by_privilege {
+            (before.by, before.by_privilege) = (place, way.privilege);
         }
     }
 
