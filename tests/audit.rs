@@ -120,6 +120,50 @@ async fn each_thing_that_happens_is_on_record_and_no_value_is() {
 }
 
 #[tokio::test]
+async fn the_log_tells_what_was_used_and_what_of_policy_was_not() {
+    let host = host("");
+    let text = fs::read_to_string(host.config()).unwrap();
+    host.write("valetkey.toml", &format!("{text}[audit]\ndirectory = \"{}\"\n", log_dir(&host).display()));
+    let _daemon = host.start();
+    let session = session(&host).await;
+    session.fetch("a").await.unwrap();
+    session.fetch("a").await.unwrap();
+    assert!(session.fetch("c").await.is_err());
+    // Somebody who only says that they are the tool's like: not to be counted as what the tool asks.
+    assert!(host.client().session("nobody").secret("b").open().await.is_err());
+    let json = |out: std::process::Output| -> Value {
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)))
+    };
+    let config = host.config().display().to_string();
+    let usage = json(host.valetkey(&["audit", "usage", "--config", &config]));
+    let entries: Vec<_> = usage["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| {
+            let text = |key: &str| one[key].as_str().unwrap().to_owned();
+            (text("tool"), text("secret"), one["count"].as_u64().unwrap(), one["denied"].as_u64().unwrap())
+        })
+        .collect();
+    assert_eq!(entries, [("t".into(), "a".into(), 2, 0), ("t".into(), "c".into(), 0, 1)]);
+    let map = json(host.operate(&["blast-radius", "--used-since", "1d", "--json"]));
+    let used: Vec<_> = map["edges"].as_array().unwrap().iter().filter(|edge| edge["kind"] == "used").collect();
+    assert!(used.iter().any(|edge| edge["count"] == 2), "{used:?}");
+    assert_eq!(of(&records(&log_dir(&host)), "admin.action").last().unwrap()["action"], "inventory");
+    // A log of a moment does not tell what a day needs.
+    let least = host.operate(&["suggest", "t", "--days", "1"]);
+    assert!(!least.status.success() && least.stdout.is_empty(), "{least:?}");
+    let mut longer = usage.clone();
+    longer["since"] = "2020-01-01T00:00:00Z".into();
+    host.write("usage.json", &longer.to_string());
+    let least = host.operate(&["suggest", "t", "--days", "1", "--usage", host.path("usage.json").to_str().unwrap()]);
+    let (patch, said) =
+        (String::from_utf8_lossy(&least.stdout).into_owned(), String::from_utf8_lossy(&least.stderr).into_owned());
+    assert!(least.status.success() && said.contains("used 1 of 2 grants"), "{patch}{said}");
+    assert!(patch.contains("-secrets.\"b\" = {}") && !patch.contains("-secrets.\"a\""), "{patch}");
+}
+
+#[tokio::test]
 async fn killed_while_it_hands_out_it_has_all_that_was_had() {
     let host = host("");
     let mut had = 0;

@@ -3,6 +3,8 @@
 //! Fields of a record are found by their exact bytes, `,"tool":"billing"`: no text within a record can look so, because a quotation mark
 //! within a text has a backslash before it. So a record is parsed only where it is shown.
 
+mod usage;
+
 use std::{
     collections::BTreeMap,
     io,
@@ -20,6 +22,7 @@ use super::{
 };
 
 pub use super::line::parse_time;
+pub use usage::{Usage, Use, usage};
 
 /// What a record must say. `None`: anything.
 #[derive(Debug, Clone, Default)]
@@ -95,7 +98,7 @@ impl Summary {
         }
         self.last = Some(time.into_owned());
         // One record may stand for several.
-        let count = field(line, b",\"count\":").and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+        let count = number(line, b",\"count\":");
         let count = if matches!(link.event, b"denials.summed" | b"redaction.found") { count.unwrap_or(1) } else { 1 };
         let tally = |counts: &mut BTreeMap<String, u64>, word: Option<&[u8]>| {
             let Some(word) = word.and_then(|word| std::str::from_utf8(word).ok()) else { return };
@@ -132,6 +135,10 @@ fn field<'a>(line: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     Some(&rest[..rest.iter().position(|b| matches!(b, b'"' | b',' | b'}'))?])
 }
 
+fn number(line: &[u8], key: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field(line, key)?).ok()?.parse().ok()
+}
+
 /// What a query is after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted {
@@ -154,45 +161,55 @@ pub fn query(
     threads: usize,
     tell: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<Summary> {
+    let add = |found: &mut Found, line: &[u8], link: &Link<'_>| match wanted {
+        Wanted::Counts => found.summary.add(line, link),
+        Wanted::Records => {
+            found.lines.extend_from_slice(line);
+            found.lines.push(b'\n');
+            found.summary.records += 1;
+        }
+    };
+    let mut summary = Summary::default();
+    each_piece(disk, filter, threads, &add, &mut |found: Found| {
+        summary.join(found.summary);
+        if found.lines.is_empty() { Ok(()) } else { tell(&found.lines) }
+    })?;
+    Ok(summary)
+}
+
+/// Adds the records that fit to what is kept of each piece of the log, on several cores, and takes the pieces in order.
+fn each_piece<T: Default + Send>(
+    disk: &dyn Disk,
+    filter: &Filter,
+    threads: usize,
+    add: &(dyn Fn(&mut T, &[u8], &Link<'_>) + Sync),
+    take: &mut dyn FnMut(T) -> io::Result<()>,
+) -> io::Result<()> {
     let needles = Needles::of(filter);
     let files = within(disk, filter)?;
     let mut plan = Vec::new();
     for (name, whole) in &files {
         plan.extend(cut(*whole).map(|range| (name, range)));
     }
-    let read = |(name, range): &(&FileName, Range<u64>)| search(disk, name, range.clone(), &needles, wanted);
-    let mut summary = Summary::default();
+    let read = |(name, range): &(&FileName, Range<u64>)| {
+        let mut kept = T::default();
+        in_order::lines_of(disk, name, range.clone(), &mut |line| {
+            if let Some(line) = line
+                && let Some(link) = Link::of(line)
+                && needles.fit(line, &link)
+            {
+                add(&mut kept, line, &link);
+            }
+            true
+        })?;
+        Ok(kept)
+    };
     in_order::each(&plan, threads, read, |results| {
         for _ in &plan {
-            let found = results.next()?;
-            summary.join(found.summary);
-            if !found.lines.is_empty() {
-                tell(&found.lines)?;
-            }
+            take(results.next()?)?;
         }
         Ok(())
-    })?;
-    Ok(summary)
-}
-
-fn search(disk: &dyn Disk, name: &FileName, range: Range<u64>, needles: &Needles, wanted: Wanted) -> io::Result<Found> {
-    let mut found = Found::default();
-    in_order::lines_of(disk, name, range, &mut |line| {
-        let Some(link) = line.and_then(Link::of) else { return true };
-        let line = line.unwrap_or_default();
-        if needles.fit(line, &link) {
-            match wanted {
-                Wanted::Counts => found.summary.add(line, &link),
-                Wanted::Records => {
-                    found.lines.extend_from_slice(line);
-                    found.lines.push(b'\n');
-                    found.summary.records += 1;
-                }
-            }
-        }
-        true
-    })?;
-    Ok(found)
+    })
 }
 
 /// The files that may hold records of the filter's time, and how much of each is records.

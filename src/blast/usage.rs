@@ -1,13 +1,13 @@
 //! Usage as a file has it: JSON with a version, made from an audit log.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     facts::{Usage, UseFact},
     moment::Moment,
 };
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
     schema: String,
@@ -17,13 +17,15 @@ struct File {
     entries: Vec<Entry>,
 }
 
-#[derive(Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     tool: String,
     secret: String,
     count: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     first: Option<Moment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     last: Option<Moment>,
     #[serde(default)]
     denied: u64,
@@ -48,6 +50,17 @@ impl Usage {
         };
         Ok(Self { since, until, entries: entries.into_iter().enumerate().map(entry).collect::<Result<_, String>>()? })
     }
+
+    /// The same as a file has it.
+    pub fn form(&self) -> impl Serialize {
+        let entry = |entry: &UseFact| {
+            let UseFact { tool, secret, count, first, last, denied } = entry;
+            let (tool, secret) = (tool.to_string(), secret.to_string());
+            Entry { tool, secret, count: *count, first: *first, last: *last, denied: *denied }
+        };
+        let entries = self.entries.iter().map(entry).collect();
+        File { schema: Self::SCHEMA.into(), schema_version: 1, since: self.since, until: self.until, entries }
+    }
 }
 
 #[cfg(test)]
@@ -60,6 +73,7 @@ mod tests {
             "entries":[{"tool":"a","secret":"x/y","count":3,"first":null,"last":"2027-01-31T00:00:00Z"}]}"#;
         let usage = Usage::parse(good).unwrap();
         assert_eq!((usage.entries[0].count, usage.entries[0].denied), (3, 0));
+        assert_eq!(Usage::parse(&serde_json::to_string(&usage.form()).unwrap()).unwrap(), usage);
         for (from, to) in
             [("\"schema_version\":1", "\"schema_version\":2"), ("valetkey.usage", "other"), ("x/y", "x y"), ("count", "n")]
         {

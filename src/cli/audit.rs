@@ -1,7 +1,6 @@
 //! `valetkey audit`: verify the log, follow it, ask it, and print the key that seals it. It reads files alone, and asks no daemon.
 
 mod show;
-mod when;
 
 use std::{
     io::{IsTerminal, Write},
@@ -12,7 +11,7 @@ use std::{
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{DENIED, FAILED, Failure, Outcome, USAGE};
+use super::{DENIED, FAILED, Failure, Outcome, USAGE, blast, when};
 use crate::{
     audit::{
         Kind, PublicKey, Tip,
@@ -30,6 +29,7 @@ use crate::{
     valetkey audit tail -f                                   what happens now\n  \
     valetkey audit query --secret stripe/api-key --since 7d  who was given it in the last week\n  \
     valetkey audit query --outcome denied --summary          who was refused, counted\n  \
+    valetkey audit usage --since 90d --output usage.json     what was used, for `valetkey suggest` in a review\n  \
     valetkey audit key                                       what others need to verify it")]
 pub struct Args {
     #[command(subcommand)]
@@ -47,6 +47,8 @@ enum Command {
     Tail(TailArgs),
     /// Show the records that fit, or count them
     Query(QueryArgs),
+    /// Print what tools used of their grants, as JSON for `valetkey blast-radius --usage` elsewhere
+    Usage(UsageArgs),
     /// Print the public half of the key that seals the log
     Key(KeyArgs),
 }
@@ -125,6 +127,18 @@ struct QueryArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct UsageArgs {
+    /// Not before
+    #[arg(long, value_name = "TIME", value_parser = when::parse, default_value = "90d")]
+    since: SystemTime,
+    /// The log's directory [default: that of the configuration]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    target: blast::Target,
+}
+
+#[derive(Debug, clap::Args)]
 struct KeyArgs {
     /// As PEM, for other tools
     #[arg(long)]
@@ -136,6 +150,11 @@ pub fn run(args: &Args) -> Outcome {
         Command::Verify(verify) => self::verify_log(args, verify),
         Command::Tail(tail) => self::tail(args, tail),
         Command::Query(query) => self::ask(args, query),
+        Command::Usage(usage) => {
+            let found = blast::used_of_log(&args.directory(usage.dir.as_ref())?, Some(usage.since))?;
+            let empty = || Failure::new(FAILED, "the audit log is empty", "`directory` in [audit] says where it is");
+            blast::write(&usage.target, &blast::json(&found.ok_or_else(empty)?.form())?)
+        }
         Command::Key(key) => {
             let public = args.public_key()?;
             let text = if key.pem { public.to_pem() } else { format!("{public}\n") };

@@ -2,11 +2,13 @@
 
 mod given;
 mod output;
+mod used;
 
 use std::path::{Path, PathBuf};
 
 pub use given::{Given, GivenArgs, read, read_config};
 pub use output::{Target, write};
+pub use used::{of_daemon as used_of_daemon, of_log as used_of_log};
 
 use serde::Serialize;
 
@@ -21,6 +23,7 @@ use crate::blast::{self, Document, Facts, Graph, Pseudonyms, Question, Weights};
     valetkey blast-radius --tool billing                    if it is compromised\n  \
     valetkey blast-radius --secret stripe/api-key           if it leaked: who has it, what it opens, what must restart\n  \
     valetkey blast-radius --format html --output map.html   one page to sort, search and try things on\n  \
+    valetkey blast-radius --used-since 90d                  and what of it was used, by the audit log\n  \
     valetkey blast-radius --config ./main/valetkey.toml --what-if ./branch   in a pipeline, before policy ships"
 )]
 pub struct Args {

@@ -78,6 +78,7 @@ pub fn run(args: &Args) -> Outcome {
     let given = GivenArgs {
         config: (!live).then_some(config),
         usage: args.given.usage.clone(),
+        used_since: args.given.used_since,
         weights: args.given.weights.clone(),
         exclusions: args.given.exclusions.clone(),
     };

@@ -1,17 +1,22 @@
 //! `valetkey suggest`: the least policy that what a tool used needs.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     AdminSocket, FAILED, Failure, Outcome, USAGE,
-    blast::{Given, GivenArgs, read},
+    blast::{Given, GivenArgs, read, used_of_daemon},
 };
 use crate::blast::{self, NoSuggestion, Suggestion};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Prints a difference of the tool's file that `patch -p0` takes, on standard output; what it means on standard error.\n\n\
-    Example:\n  valetkey suggest billing --usage usage.json --days 90 > billing.patch"
+    after_help = "Prints a difference of the tool's file that `patch -p0` takes, on standard output; what it means on standard error. What was \
+    used is in the audit log of this host, or in a file that is named.\n\n\
+    Examples:\n  valetkey suggest billing > billing.patch\n  \
+    valetkey suggest billing --config ./valetkey.toml --usage usage.json --days 30"
 )]
 pub struct Args {
     tool: String,
@@ -25,8 +30,12 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Outcome {
-    let Given { facts, weights, .. } = Given::gather(&args.given, &args.socket)?;
+    let Given { mut facts, weights, .. } = Given::gather(&args.given, &args.socket)?;
     let days = args.days.unwrap_or(weights.threshold.unused_days);
+    if facts.usage.is_none() && facts.tools.iter().any(|tool| tool.name.as_str() == args.tool) {
+        let since = SystemTime::now().checked_sub(Duration::from_secs(86_400 * u64::from(days)));
+        facts.usage = Some(used_of_daemon(Path::new(&facts.configuration), since)?);
+    }
     let file = facts.tools.iter().find(|tool| tool.name.as_str() == args.tool).map(|tool| tool.at.file.clone());
     let text = match (&file, &facts.usage) {
         (Some(file), Some(_)) => read(Path::new(&**file))?,
@@ -43,7 +52,7 @@ pub fn run(args: &Args) -> Outcome {
 fn why(none: &NoSuggestion) -> Failure {
     let (code, hint) = match none {
         NoSuggestion::NoSuchTool(_) => (USAGE, "`valetkey tools` lists those there are"),
-        NoSuggestion::NoUsage => (FAILED, "name a file of it with --usage; docs/blast-radius.md has the form"),
+        NoSuggestion::NoUsage => (FAILED, "name a file of it with --usage; `valetkey audit usage` writes one"),
         NoSuggestion::TooShort { .. } => (FAILED, "ask for fewer --days, or wait: what was used before is not known"),
     };
     Failure::new(code, none.to_string(), hint)

@@ -1,10 +1,10 @@
-//! Times as people read them: how long ago, how long until. JSON has dates.
+//! Times as people read and write them: how long ago, how long until. JSON has dates.
 
 use std::time::{Duration, SystemTime};
 
 use prost_types::Timestamp;
 
-use crate::measure::rough;
+use crate::{audit::read::parse_time, measure::rough};
 
 /// `3m ago`, `in 40s`, `now`; a dash where there is no time.
 pub fn relative(at: Option<&Timestamp>) -> String {
@@ -27,6 +27,32 @@ fn from(at: SystemTime, now: SystemTime) -> String {
     }
 }
 
+/// How long ago (`30s`, `2h`, `7d`), or the beginning of an RFC 3339 time in UTC: `2026-01-02`, `2026-01-02T03:04`.
+pub fn parse(text: &str) -> Result<SystemTime, String> {
+    let wrong = "how long ago, as 30s, 5m, 2h or 7d; or a time in UTC, as 2026-01-02 or 2026-01-02T03:04:05Z";
+    ago(text).or_else(|| date(text)).ok_or_else(|| wrong.into())
+}
+
+fn ago(text: &str) -> Option<SystemTime> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let ago = number.parse::<u64>().ok()?.checked_mul(seconds)?;
+    SystemTime::now().checked_sub(Duration::from_secs(ago))
+}
+
+fn date(text: &str) -> Option<SystemTime> {
+    const WHOLE: &str = "1970-01-01T00:00:00.000000Z";
+    let text = text.strip_suffix('Z').unwrap_or(text);
+    let ends = [10, 16, 19, 26];
+    (ends.contains(&text.len()) && text.is_ascii()).then(|| parse_time(format!("{text}{}", &WHOLE[text.len()..]).as_bytes()))?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,5 +72,19 @@ mod tests {
             assert_eq!(from(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(at), now), said);
         }
         assert_eq!(relative(None), "-");
+    }
+
+    #[test]
+    fn both_forms_are_read() {
+        let at = |text: &str| parse(text).unwrap().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
+        assert_eq!(at("1970-01-02"), 86_400_000_000);
+        assert_eq!(at("1970-01-01T00:01"), 60_000_000);
+        assert_eq!(at("1970-01-01T00:00:01Z"), 1_000_000);
+        assert_eq!(at("1970-01-01T00:00:00.000007Z"), 7);
+        let ago = SystemTime::now().duration_since(parse("2h").unwrap()).unwrap();
+        assert!((7190..7260).contains(&ago.as_secs()));
+        for bad in ["", "h", "2x", "yesterday", "2026-13-01", "2026-1-1", "99999999999999999999d"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -359,8 +359,9 @@ impl admin_server::Admin for AdminService {
 
     async fn inventory(&self, request: Request<v1::InventoryRequest>) -> Result<Response<v1::InventoryResponse>, Status> {
         let operator = self.operator(&request)?;
-        // A map of all that can be reached is worth a line in the log.
+        // A map of all that can be reached is one for an attacker too: who took it is on record.
         info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator took the inventory");
+        self.broker.operated(operator.peer(), &Deed { action: "inventory", ..Deed::default() });
         let mut inventory = self.host.inventory();
         let listing = self.broker.store().listing();
         for secret in &mut inventory.secrets {

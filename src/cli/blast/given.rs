@@ -6,9 +6,10 @@ use std::{
     time::SystemTime,
 };
 
+use super::used;
 use crate::{
     blast::{Exclusions, Facts, Usage, Weights},
-    cli::{AdminSocket, FAILED, Failure, USAGE, block_on, remote},
+    cli::{AdminSocket, FAILED, Failure, USAGE, block_on, remote, when},
     config::{self, Config},
     proto::v1,
 };
@@ -19,8 +20,11 @@ pub struct GivenArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "socket")]
     pub config: Option<PathBuf>,
     /// What was used, as an audit log tells it: JSON, see docs/blast-radius.md
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "used_since")]
     pub usage: Option<PathBuf>,
+    /// What was used since then, by the audit log of this host: `90d`, or RFC 3339 in UTC
+    #[arg(long, value_name = "TIME", value_parser = when::parse)]
+    pub used_since: Option<SystemTime>,
     /// Weights of the score and thresholds of findings, in place of those that --print-weights prints
     #[arg(long, value_name = "FILE")]
     pub weights: Option<PathBuf>,
@@ -44,7 +48,10 @@ impl Given {
             None => ask_daemon(socket, &host)?,
         };
         let usage = args.usage.as_deref().map(|file| parse(file, "docs/blast-radius.md has the form", Usage::parse));
-        facts.usage = usage.transpose()?;
+        facts.usage = match (usage.transpose()?, args.used_since) {
+            (None, Some(since)) => Some(used::of_daemon(Path::new(&facts.configuration), Some(since))?),
+            (usage, _) => usage,
+        };
         let weights = match &args.weights {
             Some(file) => parse(file, "valetkey blast-radius --print-weights prints a whole one", Weights::parse)?,
             None => Weights::defaults().map_err(|what| Failure::new(FAILED, what, "name others with --weights"))?,
