@@ -231,6 +231,7 @@ impl ToolFact {
         let on_rotation = match tool.launch.on_rotation {
             OnRotation::NotifyOnly => "notify-only",
             OnRotation::Restart => "restart",
+            OnRotation::Reload => "reload",
             OnRotation::Rewrite => "rewrite",
             OnRotation::Signal(_) => "signal",
         };
