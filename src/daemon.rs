@@ -299,6 +299,7 @@ impl Daemon {
         let _ = tools_plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), admin_serves).await });
         control_plane.block_on(operations.close());
         broker.finish();
+        units::settle(&broker);
         if let Some(alarms) = broker.alarms() {
             control_plane.block_on(alarms.close());
         }

@@ -1,7 +1,13 @@
 //! The container's recipe and the compose example, as far as they can be judged without building them: that takes a container engine and
 //! images from elsewhere, which this suite does not have.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -106,4 +112,117 @@ fn every_service_of_the_example_is_shut_in() {
     // Locked memory as the unit has it.
     let unit = fs::read_to_string("systemd/valetkeyd.service").unwrap();
     assert!(unit.contains("LimitMEMLOCK=64M") && daemon["ulimits"]["memlock"]["hard"] == 64 << 20);
+}
+
+const DAEMON: u32 = 65532;
+const TOOL: u32 = 10011;
+/// No capability, no way to one, and a user of one's own.
+fn shut_in(uid: u32) -> String {
+    format!("setpriv --reuid={uid} --regid={uid} --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all")
+}
+
+/// What the example makes of namespaces, made without a container engine.
+struct Containers {
+    folder: tempfile::TempDir,
+    unshare: Child,
+    /// The daemon, as the host numbers it.
+    daemon: String,
+}
+
+impl Drop for Containers {
+    fn drop(&mut self) {
+        // It took another user, and with that it no longer ends with its parent (PR_SET_PDEATHSIG).
+        let daemon = self.daemon.parse().ok().and_then(rustix::process::Pid::from_raw);
+        let _ = daemon.map(|daemon| rustix::process::kill_process(daemon, rustix::process::Signal::KILL));
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+    }
+}
+
+impl Containers {
+    fn start() -> Option<Self> {
+        let able = |program: &str| Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
+        if !rustix::process::geteuid().is_root() || !["unshare", "nsenter", "setpriv"].into_iter().all(able) {
+            eprintln!("SKIP: namespaces take root, and util-linux");
+            return None;
+        }
+        let folder = tempfile::Builder::new().prefix("vk").tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        for (name, mode) in [("run", 0o755), ("state", 0o700)] {
+            fs::create_dir(path(name)).unwrap();
+            chown(path(name), Some(DAEMON), Some(DAEMON)).unwrap();
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let config = format!(
+            "[daemon]\nrun-dir = \"{}\"\n[source.env]\nkind = \"environment\"\n[secret.\"stripe/api-key\"]\nsource = \"env\"\n\
+             path = \"KEY\"\n[tool.billing]\nrun-as = {{ user = {TOOL} }}\nsecrets.\"stripe/api-key\" = {{}}\n",
+            path("run").display()
+        );
+        fs::write(path("valetkey.toml"), config).unwrap();
+        fs::set_permissions(path("valetkey.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+        // Nothing can be written but where the volumes are.
+        let script = "set -e; for volume in run state; do mount --bind $DIR/$volume $DIR/$volume; done; \
+                      mount -o remount,bind,ro /; exec ";
+        let script = format!("{script}{} $DAEMON --config $DIR/valetkey.toml", shut_in(DAEMON));
+        let mut unshare = Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--net", "--ipc", "--uts", "sh", "-c", &script])
+            .current_dir(folder.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap())
+            .env("DIR", folder.path())
+            .env("DAEMON", env!("CARGO_BIN_EXE_valetkeyd"))
+            .env("STATE_DIRECTORY", path("state"))
+            .env("KEY", "sk-for-the-container")
+            .stderr(fs::File::create(path("log")).unwrap())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while !path("run/tools.sock").exists() {
+            let log = || fs::read_to_string(path("log")).unwrap();
+            assert!(unshare.try_wait().unwrap().is_none() && begun.elapsed() < Duration::from_secs(20), "{}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", unshare.id())).unwrap();
+        Some(Self { folder, unshare, daemon: children.trim().to_owned() })
+    }
+
+    /// Asks for the tool's secret from a container that shares this much.
+    fn ask(&self, shares: &str, uid: u32) -> Output {
+        let script = format!("{} $VALETKEY get stripe/api-key --tool billing --socket $DIR/run/tools.sock", shut_in(uid));
+        let mut words = shares.split(' ').map(|word| word.replace("DAEMON", &self.daemon));
+        let mut command = Command::new(words.next().unwrap());
+        let command = command.args(words).args(["--mount", "--net", "--ipc", "--uts", "sh", "-c", &script]);
+        command.env("DIR", self.folder.path()).env("VALETKEY", env!("CARGO_BIN_EXE_valetkey")).output().unwrap()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+/// The example's words about what the two must share are true: the daemon as it has it, read-only and without a right, knows a tool in its
+/// own process namespace by its user, and nobody in another one.
+#[test]
+fn what_the_example_shares_is_what_attestation_needs() {
+    let Some(containers) = Containers::start() else { return };
+    let shared = "nsenter --target DAEMON --pid unshare";
+    let given = containers.ask(shared, TOOL);
+    assert_eq!(String::from_utf8_lossy(&given.stdout), "sk-for-the-container", "{given:?}\n{}", containers.log());
+
+    let other_user = containers.ask(shared, TOOL + 1);
+    assert!(other_user.status.code() == Some(3) && other_user.stdout.is_empty(), "{other_user:?}");
+    let apart = containers.ask("unshare --pid --fork --mount-proc", TOOL);
+    assert!(!apart.status.success() && apart.stdout.is_empty(), "{apart:?}");
+    assert!(containers.log().contains("CALLER_IN_OTHER_NAMESPACE"), "{}", containers.log());
+
+    // The daemon's process: nothing left of root, and nowhere to write.
+    let status = fs::read_to_string(format!("/proc/{}/status", containers.daemon)).unwrap();
+    for line in ["Uid:\t65532", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"] {
+        assert!(status.contains(line), "{line}\n{status}");
+    }
+    let mounts = fs::read_to_string(format!("/proc/{}/mounts", containers.daemon)).unwrap();
+    let root = mounts.lines().find(|line| line.split(' ').nth(1) == Some("/")).unwrap();
+    assert!(root.split(' ').nth(3).unwrap().starts_with("ro"), "{root}");
 }

@@ -13,6 +13,7 @@ const TOOLS: &str = "[tool.billing]\nrun-as = { unit = \"mcp-billing.service\" }
 const EXPORT: &str = "[audit.export.journal]\nkind = \"journald\"\nsocket = \"/run/systemd/journal/socket\"\n";
 
 /// By name, the state and the remedy.
+#[track_caller]
 fn ask(host: &Host, code: i32) -> BTreeMap<String, (String, String, String)> {
     let (exit, said) = host.try_shell(&format!("{RUN} valetkey doctor --json"), "");
     let report: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
@@ -87,9 +88,11 @@ fn a_host_that_is_well_and_one_that_is_not() {
     host.write("/etc/valetkey/tools.d/billing.toml", TOOLS);
     host.shell("systemctl reload valetkeyd", "");
     // A source that gives nothing any more.
-    host.shell("mv /etc/valetkey/secrets.sealed /etc/valetkey/elsewhere; ! valetkey refresh", "");
+    let refresh = format!("{RUN} valetkey refresh");
+    host.shell("mv /etc/valetkey/secrets.sealed /etc/valetkey/elsewhere", "");
+    assert_eq!(host.try_shell(&refresh, "").0, Some(1));
     wrong("source sealed", "bad", "sealed-file", "valetkey status", 1);
-    host.shell("mv /etc/valetkey/elsewhere /etc/valetkey/secrets.sealed; valetkey refresh", "");
+    host.shell(&format!("mv /etc/valetkey/elsewhere /etc/valetkey/secrets.sealed && {refresh}"), "");
     ask(&host, 0);
     // An exporter whose other end is not there.
     let gone = "[audit.export.gone]\nkind = \"journald\"\nsocket = \"/run/nowhere\"\n";

@@ -32,7 +32,7 @@ fn role() {
     runtime.block_on(async {
         let session = Client::new().session("billing").secret("stripe/api-key").open().await.unwrap();
         for round in 1.. {
-            while fs::metadata(format!("/run/fetch-{round}")).is_err() {
+            while fs::metadata(format!("/run/role/fetch-{round}")).is_err() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             // It connects again by itself; what it is told to try again it tries again.
@@ -47,8 +47,8 @@ fn role() {
                 }
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }
-            fs::write(format!("/run/answer-{round}.new"), format!("{got:?}")).unwrap();
-            fs::rename(format!("/run/answer-{round}.new"), format!("/run/answer-{round}")).unwrap();
+            fs::write(format!("/run/role/answer-{round}.new"), format!("{got:?}")).unwrap();
+            fs::rename(format!("/run/role/answer-{round}.new"), format!("/run/role/answer-{round}")).unwrap();
         }
     });
 }
@@ -72,9 +72,9 @@ impl<'a> Tool<'a> {
     #[track_caller]
     fn fetches(&mut self) {
         self.round += 1;
-        self.host.shell(&format!("touch /run/fetch-{}", self.round), "");
-        self.host.until(&format!("test -e /run/answer-{}", self.round));
-        let answer = self.host.shell(&format!("cat /run/answer-{}", self.round), "");
+        self.host.shell(&format!("touch /run/role/fetch-{}", self.round), "");
+        self.host.until(&format!("test -e /run/role/answer-{}", self.round));
+        let answer = self.host.shell(&format!("cat /run/role/answer-{}", self.round), "");
         assert_eq!(answer, format!("Ok({})", KEY.len()), "{}", self.host.log());
     }
 }

@@ -145,14 +145,18 @@ fn who_starts_units_anew_is_shut_in() {
 fn many_units_start_at_once() {
     let Some(host) = Host::start() else { return };
     let units = std::env::var("VALETKEY_UNITS").ok().map_or(20, |text| text.parse::<usize>().unwrap());
-    let values: Vec<_> = (0..units * 5).map(|i| (format!("many/{i}"), format!("the value {i}"))).collect();
-    let secrets: Vec<_> = values.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    // Each a field of one secret, so that it is sealed once.
+    let values: serde_json::Map<_, _> = (0..units * 5).map(|i| (format!("f{i}"), format!("the value {i}").into())).collect();
+    let values = serde_json::to_vec(&values).unwrap();
+    let fields: String = (0..units * 5)
+        .map(|i| format!("[secret.\"many/{i}\"]\nsource = \"sealed\"\npath = \"all\"\nfield = \"f{i}\"\n"))
+        .collect();
     let grants = |unit: usize| -> String {
         (0..5).map(|i| format!("secrets.\"many/{}\" = {{ credential = \"c{i}\" }}\n", unit * 5 + i)).collect()
     };
     let tools: String =
         (0..units).map(|i| format!("[tool.t{i}]\nrun-as = {{ unit = \"many@{i}.service\" }}\n{}", grants(i))).collect();
-    host.install("", &secrets, &[("many", &tools)]);
+    host.install(&fields, &[("all", &values)], &[("many", &tools)]);
     let template = |load: &str| {
         let loads: String = (0..5).map(|i| format!("LoadCredential=c{i}:{}\n", load.replace("%c", &i.to_string()))).collect();
         format!(

@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::Notify;
+
 use super::Broker;
 use crate::{
     name::{SecretName, ToolName, Version},
@@ -16,13 +18,17 @@ use crate::{
 pub type HandedTo = BTreeMap<String, BTreeMap<SecretName, Version>>;
 
 #[derive(Default)]
-pub(super) struct Units(Mutex<(HandedTo, Changed)>);
+pub(super) struct Units {
+    handed: Mutex<(HandedTo, Changed)>,
+    /// For who puts it on disk.
+    news: Notify,
+}
 
 type Changed = bool;
 
 impl Units {
     fn lock(&self) -> MutexGuard<'_, (HandedTo, Changed)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// There are no more units than policy has: others are handed nothing.
@@ -30,6 +36,7 @@ impl Units {
         let (handed, changed) = &mut *self.lock();
         handed.entry(unit.to_owned()).or_default().insert(secret.clone(), version.clone());
         *changed = true;
+        self.news.notify_one();
     }
 }
 
@@ -53,6 +60,11 @@ impl Broker {
             let known = known.entry(unit).or_default();
             secrets.into_iter().for_each(|(secret, version)| _ = known.entry(secret).or_insert(version));
         }
+    }
+
+    /// Resolves when a unit was handed something, since this was asked last.
+    pub async fn unit_was_handed(&self) {
+        self.units.news.notified().await;
     }
 
     /// What is known now, where it has changed since this was asked last.

@@ -34,29 +34,35 @@ struct Facts {
 
 const SCHEMA: u32 = 1;
 
+fn file() -> PathBuf {
+    places::state_dir().join("units.json")
+}
+
 /// Remembers what units were handed, and leaves word of those that have an old version. Without an end.
 pub async fn watch(broker: Arc<Broker>) {
-    let file = places::state_dir().join("units.json");
-    broker.remember_units(recall(&file));
+    broker.remember_units(recall(&file()));
     let mut changes = broker.store().changes();
     let mut every = tokio::time::interval(Duration::from_secs(1));
     loop {
         tokio::select! {
             _ = every.tick() => {}
+            () = broker.unit_was_handed() => {}
             changed = changes.changed() => if changed.is_err() { return },
         }
         if !broker.is_ready() {
             continue;
         }
-        let (broker, file) = (broker.clone(), file.clone());
-        drop(tokio::task::spawn_blocking(move || settle(&broker, &file)).await);
+        let broker = broker.clone();
+        drop(tokio::task::spawn_blocking(move || settle(&broker)).await);
     }
 }
 
-fn settle(broker: &Broker, file: &Path) {
+/// The same once: when the daemon stops, and a unit was handed something just before.
+pub fn settle(broker: &Broker) {
+    let file = file();
     broker.outdated_units().iter().for_each(tell);
     if let Some(handed) = broker.changed_units()
-        && let Err(problem) = remember(file, handed)
+        && let Err(problem) = remember(&file, handed)
     {
         // Only a daemon that starts anew needs it.
         debug!("what units were handed cannot be remembered: {problem}");
