@@ -60,11 +60,9 @@ struct Tool<'a> {
 
 impl<'a> Tool<'a> {
     fn start(host: &'a Host) -> Self {
-        let unit = format!(
-            "[Service]\nDynamicUser=yes\nEnvironment=VALETKEY_ROLE=hold\nReadWritePaths=/run\nExecStart={PROGRAM} --exact role\n"
-        );
-        host.write("/etc/systemd/system/mcp-billing.service", &unit.replace("DynamicUser=yes", "User=daemon"));
-        host.shell("chmod 777 /run; systemctl daemon-reload; systemctl start mcp-billing", "");
+        let unit = format!("[Service]\nUser=daemon\nEnvironment=VALETKEY_ROLE=hold\nExecStart={PROGRAM} --exact role\n");
+        host.write("/etc/systemd/system/mcp-billing.service", &unit);
+        host.shell("install -d -o daemon /run/role && systemctl daemon-reload && systemctl start mcp-billing", "");
         Self { host, round: 0 }
     }
 

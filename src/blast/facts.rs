@@ -62,7 +62,7 @@ pub struct ToolFact {
     pub run_as: Vec<String>,
     /// In order of name.
     pub grants: Vec<GrantFact>,
-    /// As in configuration: `notify-only`, `restart`, `rewrite`, `signal`.
+    /// As in configuration: `notify-only`, `restart`, `reload`, `rewrite`, `signal`.
     pub on_rotation: String,
     pub at: Origin,
 }
