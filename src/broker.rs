@@ -36,12 +36,14 @@ mod launch;
 mod record;
 mod redactions;
 mod refused;
+mod units;
 pub use bounds::UnderWay;
 pub use events::{Counts, Event, Refusal, RefusalKind, Who};
 pub use launch::{Cleaning, Report};
 pub use record::{Deed, Handout};
 pub use redactions::{Channel, Kind};
 pub use refused::{Reason, Refused};
+pub use units::{HandedTo, Outdated};
 
 use bounds::Taken;
 use events::{Asker, Refusals};
@@ -69,6 +71,7 @@ pub struct Broker {
     latency: Latency,
     refusals: Refusals,
     redactions: Redactions,
+    units: units::Units,
     /// `None`: nothing is configured to deserve one.
     alarms: Option<Arc<Alarms>>,
     audit: Arc<Log>,
@@ -107,6 +110,7 @@ impl Broker {
             latency: Latency::default(),
             refusals: Refusals::default(),
             redactions: Redactions::default(),
+            units: units::Units::default(),
             alarms: None,
             audit: Arc::new(audit),
             recorded: record::Versions::default(),

@@ -21,6 +21,7 @@ mod run;
 mod seal;
 mod suggest;
 mod table;
+mod units;
 mod when;
 
 use std::{
@@ -82,6 +83,8 @@ enum Command {
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
     Revoke(operate::RevokeArgs),
+    /// Start units anew, or reload them, whose credential has a new version; what valetkey-rotated.service runs
+    RestartUnits(units::Args),
     /// Verify the audit log, follow it, or ask it who was given what
     Audit(audit::Args),
     /// Take values out of a text: standard input to standard output; or check that none is in it
@@ -141,6 +144,11 @@ pub fn is_called() -> bool {
     by_name || words.next().is_some_and(|word| !word.as_encoded_bytes().starts_with(b"-"))
 }
 
+/// The command line itself, for the pages that are made of it.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -176,13 +184,14 @@ pub fn main() -> ExitCode {
         Command::Refresh(args) => operate::refresh(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
+        Command::RestartUnits(args) => units::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Redact(args) => redact::run(&args),
         Command::Seal(args) => seal::seal(&args),
         Command::Unseal(args) => seal::unseal(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "valetkey", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut command(), "valetkey", &mut std::io::stdout());
             Ok(())
         }
     };

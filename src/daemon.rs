@@ -10,6 +10,7 @@ mod seen;
 mod sockets;
 #[cfg(feature = "otel")]
 mod traces;
+mod units;
 mod watchdog;
 
 use std::{
@@ -30,6 +31,7 @@ use tracing::{error, field, info, warn};
 
 pub use audit::{directory as audit_directory, public_key_file as audit_public_key_file};
 pub use places::{DEFAULT_CONFIG, default_socket};
+pub use units::ROTATED;
 
 use crate::{
     attest::{self, Attestor},
@@ -267,6 +269,7 @@ impl Daemon {
             let announcing = control.spawn(announce_changes(broker.clone()));
             let watching = control.spawn(watchdog::watch(broker.clone(), Handle::current()));
             let alarming = control.spawn(settle_alarms(broker.clone()));
+            let units = control.spawn(units::watch(broker.clone()));
             health.tools(false).await;
             health.admin(true).await;
             let mut loading = control.spawn(load_until_ready(operations.clone(), broker.clone(), health.clone()));
@@ -288,7 +291,7 @@ impl Daemon {
                 ended = serving => ended,
                 () = too_long(&broker, drain) => Ok(()),
             };
-            [expiring, orders, announcing, watching, alarming, recording].iter().for_each(tokio::task::JoinHandle::abort);
+            [expiring, orders, announcing, watching, alarming, units, recording].iter().for_each(tokio::task::JoinHandle::abort);
             loading.abort();
             ended
         });
@@ -296,6 +299,7 @@ impl Daemon {
         let _ = tools_plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), admin_serves).await });
         control_plane.block_on(operations.close());
         broker.finish();
+        units::settle(&broker);
         if let Some(alarms) = broker.alarms() {
             control_plane.block_on(alarms.close());
         }

@@ -379,6 +379,21 @@ impl Policy {
         found.map(|(name, secret, _)| (name, secret)).ok_or_else(missing)
     }
 
+    /// The tool that this unit is and that has this secret as a credential, and what becomes of the unit when there is a new version.
+    pub fn unit_with(&self, unit: &str, secret: &SecretName) -> Option<(&ToolName, OnRotation)> {
+        let has = |tool: &ToolPolicy| tool.grants.get(secret).is_some_and(|rule| rule.delivery.credential().is_some());
+        let found = self.tools.iter().find(|(_, tool)| tool.run_as.unit.as_deref() == Some(unit) && has(tool))?;
+        Some((found.0, found.1.launch.on_rotation))
+    }
+
+    /// What policy wants to become of this unit when a credential of it has a new version: the strongest that any tool of it has.
+    pub fn unit_on_rotation(&self, unit: &str) -> Option<OnRotation> {
+        let credentials = |tool: &ToolPolicy| tool.grants.values().any(|rule| rule.delivery.credential().is_some());
+        let of_unit = self.tools.values().filter(|tool| tool.run_as.unit.as_deref() == Some(unit) && credentials(tool));
+        let wanted: Vec<_> = of_unit.map(|tool| tool.launch.on_rotation).collect();
+        [OnRotation::Restart, OnRotation::Reload].into_iter().find(|does| wanted.contains(does))
+    }
+
     /// Would this tool get this secret if it proved to be itself and declared it? The line that allows, or what is missing.
     pub fn explain(&self, tool: &ToolName, secret: &SecretName) -> Result<&Rule, Denial> {
         let policy = self.tools.get(tool).ok_or_else(|| Denial::NoSuchTool(tool.clone()))?;

@@ -441,7 +441,7 @@ impl Rotation {
         match (channel, on_rotation) {
             (Channel::Rpc, _) => Self::Asks,
             (_, "restart") => Self::Restarts,
-            (Channel::File | Channel::Fd, "rewrite" | "signal") => Self::Rewritten,
+            (Channel::File | Channel::Fd, "rewrite" | "signal") | (Channel::Credential, "reload") => Self::Rewritten,
             _ => Self::KeepsOld,
         }
     }

@@ -62,7 +62,7 @@ pub struct ToolFact {
     pub run_as: Vec<String>,
     /// In order of name.
     pub grants: Vec<GrantFact>,
-    /// As in configuration: `notify-only`, `restart`, `rewrite`, `signal`.
+    /// As in configuration: `notify-only`, `restart`, `reload`, `rewrite`, `signal`.
     pub on_rotation: String,
     pub at: Origin,
 }
@@ -231,6 +231,7 @@ impl ToolFact {
         let on_rotation = match tool.launch.on_rotation {
             OnRotation::NotifyOnly => "notify-only",
             OnRotation::Restart => "restart",
+            OnRotation::Reload => "reload",
             OnRotation::Rewrite => "rewrite",
             OnRotation::Signal(_) => "signal",
         };

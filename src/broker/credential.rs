@@ -31,6 +31,7 @@ impl Broker {
         self.close(&session, End::Closed);
         if let Ok((Handout { secret, held, .. }, _)) = &handed_out {
             let unit = peer.unit.as_ref().map(|unit| unit.name.as_str());
+            self.units.handed(unit.unwrap_or_default(), secret, &held.version);
             info!(%tool, unit, credential = id, %secret, version = %held.version, "handed out as a credential");
         }
         handed_out

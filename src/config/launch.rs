@@ -125,10 +125,12 @@ fn on_rotation(text: &str) -> Result<OnRotation, &'static str> {
     match text {
         "notify-only" => return Ok(OnRotation::NotifyOnly),
         "restart" => return Ok(OnRotation::Restart),
+        "reload" => return Ok(OnRotation::Reload),
         "rewrite" => return Ok(OnRotation::Rewrite),
         _ => {}
     }
-    let name = text.strip_prefix("signal:").ok_or("must be notify-only, restart, rewrite or signal:NAME, such as signal:HUP")?;
+    let name =
+        text.strip_prefix("signal:").ok_or("must be notify-only, restart, reload, rewrite or signal:NAME, such as signal:HUP")?;
     let name = name.strip_prefix("SIG").unwrap_or(name);
     if matches!(name, "KILL" | "STOP") {
         return Err("names a signal that no process can act on: restart starts it anew");
@@ -142,9 +144,17 @@ fn on_rotation(text: &str) -> Result<OnRotation, &'static str> {
 /// What cannot work is a mistake, or its author would rely on it.
 fn check_together(tool: &Section<'_>, launch: &Launch, grants: &BTreeMap<SecretName, Rule>) {
     let rewrites = matches!(launch.on_rotation, OnRotation::Rewrite | OnRotation::Signal(_));
+    let credentials = grants.values().any(|rule| rule.delivery.credential().is_some());
+    if launch.on_rotation == OnRotation::Reload && (!credentials || grants.values().any(|rule| rule.delivery.is_launched())) {
+        tool.reject_for(
+            "on-rotation",
+            "is for a unit whose secrets are systemd's credentials, and no others: `valetkey run` cannot reload what it starts",
+            "on-rotation = \"restart\", or secrets.\"NAME\" = { credential = \"name\" }",
+        );
+    }
     if !launch.redact {
         let gone = "needs a launcher that stays, and with `redact = false` it becomes the tool";
-        if launch.on_rotation != OnRotation::NotifyOnly {
+        if launch.on_rotation != OnRotation::NotifyOnly && !credentials {
             tool.reject_for("on-rotation", gone, "on-rotation = \"notify-only\", or redact = true");
         }
         if launch.redact_shapes {

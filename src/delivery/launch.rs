@@ -33,7 +33,8 @@ pub fn plan(plan: &Plan) -> v1::LaunchPlan {
 
 fn on_rotation(does: OnRotation) -> (v1::OnRotation, i32) {
     match does {
-        OnRotation::NotifyOnly => (v1::OnRotation::NotifyOnly, 0),
+        // A launcher cannot do what is systemd's to do, and configuration refuses that.
+        OnRotation::NotifyOnly | OnRotation::Reload => (v1::OnRotation::NotifyOnly, 0),
         OnRotation::Restart => (v1::OnRotation::Restart, 0),
         OnRotation::Rewrite => (v1::OnRotation::Rewrite, 0),
         OnRotation::Signal(number) => (v1::OnRotation::Signal, number),

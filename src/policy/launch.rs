@@ -53,11 +53,13 @@ pub enum OnRedaction {
     Stop,
 }
 
-/// What a launcher does when a secret has a new version.
+/// What becomes of a tool when a secret has a new version: a launcher's business, or where systemd hands out a credential the unit's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnRotation {
     NotifyOnly,
     Restart,
+    /// Of a unit alone: systemd is asked to reload it.
+    Reload,
     Rewrite,
     /// Rewrites, then sends this signal.
     Signal(i32),
@@ -114,7 +116,7 @@ impl Plan {
         let rewrites = |to: &Delivery| match self.launch.on_rotation {
             OnRotation::Restart => true,
             OnRotation::Rewrite | OnRotation::Signal(_) => matches!(to, Delivery::File(_) | Delivery::Fd(_)),
-            OnRotation::NotifyOnly => false,
+            OnRotation::NotifyOnly | OnRotation::Reload => false,
         };
         self.secrets.iter().any(|delivered| delivered.secret == *secret && !rewrites(&delivered.to))
     }

@@ -44,6 +44,11 @@ use crate::proto::v1;
 pub use error::Error;
 use limits::Limits;
 
+/// Which Landlock this kernel has, if it is enough for a sandbox. For `valetkey doctor`.
+pub fn landlock_version() -> Result<u32, Error> {
+    landlock::abi()
+}
+
 /// A sandbox that is ready to be entered: by the tool, and again by the next one after a restart.
 pub struct Sandbox {
     ruleset: OwnedFd,

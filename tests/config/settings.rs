@@ -112,3 +112,31 @@ fn numbers_that_are_given_again() {
         assert_eq!(etc.load().is_ok(), accepted, "{uid}: {}", etc.report());
     }
 }
+
+/// What becomes of a unit is for units alone: a launcher cannot reload what it starts.
+#[test]
+fn what_becomes_of_a_unit_at_a_new_version() {
+    use valetkey::policy::OnRotation;
+    let with = |grant: &str, more: &str| {
+        let etc = good();
+        etc.write("tools.d/a.toml", TOOL.replace("secrets.KEY = {}", &format!("secrets.KEY = {grant}\n{more}")));
+        etc
+    };
+    for (more, does) in [
+        ("on-rotation = \"restart\"", Some(OnRotation::Restart)),
+        ("on-rotation = \"reload\"", Some(OnRotation::Reload)),
+        // No launcher is meant, and so none must stay.
+        ("redact = false\non-rotation = \"restart\"", Some(OnRotation::Restart)),
+        ("", None),
+    ] {
+        let config = with("{ credential = \"key\" }", more).load().unwrap();
+        assert_eq!(config.policy.unit_on_rotation("a.service"), does, "{more}");
+        assert_eq!(config.policy.unit_on_rotation("other.service"), None);
+    }
+    for grant in ["{}", "{ env = \"KEY\" }"] {
+        let report = with(grant, "on-rotation = \"reload\"").report();
+        assert!(report.contains("systemd's credentials") && report.ends_with("refused\n"), "{report}");
+    }
+    // A tool that only asks is no unit with credentials, whatever it has there.
+    assert_eq!(with("{}", "on-rotation = \"restart\"").load().unwrap().policy.unit_on_rotation("a.service"), None);
+}

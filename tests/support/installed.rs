@@ -26,7 +26,14 @@ identity-file = "credential:valetkey-identity"
 "#;
 
 /// What an administrator installs.
-pub const UNITS: [&str; 4] = ["valetkeyd.service", "valetkeyd.socket", "valetkeyd-admin.socket", "valetkeyd-credentials.socket"];
+pub const UNITS: [&str; 6] = [
+    "valetkeyd.service",
+    "valetkeyd.socket",
+    "valetkeyd-admin.socket",
+    "valetkeyd-credentials.socket",
+    "valetkey-rotated.path",
+    "valetkey-rotated.service",
+];
 
 /// A booted systemd. Powered off on drop.
 pub struct Host {
@@ -35,16 +42,21 @@ pub struct Host {
 
 impl Host {
     pub fn start() -> Option<Self> {
-        let host = Self { folder: tempfile::tempdir().unwrap() };
         let mut binds = vec![
-            format!("{}:{PROGRAM}:ro", std::env::current_exe().unwrap().display()),
             format!("{}:/usr/bin/valetkeyd:ro", env!("CARGO_BIN_EXE_valetkeyd")),
             format!("{}:/usr/bin/valetkey:ro", env!("CARGO_BIN_EXE_valetkey")),
             format!("{ROOT}/systemd/sysusers.d/valetkey.conf:/usr/lib/sysusers.d/valetkey.conf:ro"),
             format!("{ROOT}/systemd/tmpfiles.d/valetkey.conf:/usr/lib/tmpfiles.d/valetkey.conf:ro"),
         ];
         binds.extend(UNITS.map(|unit| format!("{ROOT}/systemd/{unit}:/etc/systemd/system/{unit}:ro")));
-        let mut arguments = vec!["start"];
+        Self::bare(&binds)
+    }
+
+    /// One without the daemon, that sees these as well, each `SOURCE:DESTINATION[:ro]`.
+    pub fn bare(binds: &[String]) -> Option<Self> {
+        let host = Self { folder: tempfile::tempdir().unwrap() };
+        let program = format!("{}:{PROGRAM}:ro", std::env::current_exe().unwrap().display());
+        let mut arguments = vec!["start", "--bind", &program];
         arguments.extend(binds.iter().flat_map(|bind| ["--bind", bind]));
         let started = host.sdbox(&arguments, b"");
         match started.status.code() {
@@ -133,6 +145,13 @@ impl Host {
             assert!(begun.elapsed() < Duration::from_secs(10), "the daemon does not say {text:?}\n{log}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until a command succeeds.
+    #[track_caller]
+    pub fn until(&self, script: &str) {
+        let (code, _) = self.try_shell(&format!("timeout 20 sh -c 'until {script}; do sleep 0.05; done'"), "");
+        assert!(code == Some(0), "never: {script}\n{}", self.shell("journalctl --no-pager -n 60", ""));
     }
 
     pub fn property(&self, unit: &str, property: &str) -> String {

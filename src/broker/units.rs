@@ -1,0 +1,101 @@
+//! Units that were handed a credential, and which version. Nobody is there to be told of a new one, as a session's process is: the unit has
+//! what it was started with, until it is started anew. Policy can want that, and here is found which units it is time for.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::Broker;
+use crate::{
+    name::{SecretName, ToolName, Version},
+    policy::OnRotation,
+};
+
+/// By unit, the version of each secret that it was handed last.
+pub type HandedTo = BTreeMap<String, BTreeMap<SecretName, Version>>;
+
+#[derive(Default)]
+pub(super) struct Units {
+    handed: Mutex<(HandedTo, Changed)>,
+    /// For who puts it on disk.
+    news: Notify,
+}
+
+type Changed = bool;
+
+impl Units {
+    fn lock(&self) -> MutexGuard<'_, (HandedTo, Changed)> {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There are no more units than policy has: others are handed nothing.
+    pub fn handed(&self, unit: &str, secret: &SecretName, version: &Version) {
+        let (handed, changed) = &mut *self.lock();
+        handed.entry(unit.to_owned()).or_default().insert(secret.clone(), version.clone());
+        *changed = true;
+        self.news.notify_one();
+    }
+}
+
+/// A unit that has an old version of a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outdated {
+    pub unit: String,
+    pub tool: ToolName,
+    pub secret: SecretName,
+    /// What it has, and what it would be handed now.
+    pub has: Version,
+    pub current: Version,
+    pub on_rotation: OnRotation,
+}
+
+impl Broker {
+    /// What an earlier daemon knew: units outlive it. What this one has handed out counts more.
+    pub fn remember_units(&self, handed: HandedTo) {
+        let (known, _) = &mut *self.units.lock();
+        for (unit, secrets) in handed {
+            let known = known.entry(unit).or_default();
+            secrets.into_iter().for_each(|(secret, version)| _ = known.entry(secret).or_insert(version));
+        }
+    }
+
+    /// Resolves when a unit was handed something, since this was asked last.
+    pub async fn unit_was_handed(&self) {
+        self.units.news.notified().await;
+    }
+
+    /// What is known now, where it has changed since this was asked last.
+    pub fn changed_units(&self) -> Option<HandedTo> {
+        let (handed, changed) = &mut *self.units.lock();
+        std::mem::take(changed).then(|| handed.clone())
+    }
+
+    /// Units that have an old version, each told once for each version.
+    pub fn outdated_units(&self) -> Vec<Outdated> {
+        let policy = self.policy();
+        let (handed, changed) = &mut *self.units.lock();
+        let mut outdated = Vec::new();
+        for (unit, secrets) in handed.iter_mut() {
+            let before = secrets.len();
+            secrets.retain(|secret, has| {
+                // Policy may have changed since.
+                let Some((tool, on_rotation)) = policy.unit_with(unit, secret) else { return false };
+                match self.version(secret) {
+                    Some((current, _)) if current != *has => {
+                        let (unit, tool, secret, has) = (unit.clone(), tool.clone(), secret.clone(), has.clone());
+                        outdated.push(Outdated { unit, tool, secret, has, current, on_rotation });
+                        false
+                    }
+                    // Current; or not to be had, and then a new start would fail.
+                    _ => true,
+                }
+            });
+            *changed |= secrets.len() != before;
+        }
+        handed.retain(|_, secrets| !secrets.is_empty());
+        outdated
+    }
+}

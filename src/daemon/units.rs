@@ -1,0 +1,118 @@
+//! Units whose credential has a new version, where policy wants them started anew or reloaded.
+//!
+//! The daemon has no right to do that and gets none. It leaves the unit's name, as an empty file, in a folder that
+//! `valetkey-rotated.path` watches; `valetkey restart-units`, which runs as root, looks the name up in policy for itself.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tracing::{debug, info, warn};
+
+use super::places;
+use crate::{
+    broker::{Broker, HandedTo, Outdated},
+    name::{SecretName, Version},
+    policy::OnRotation,
+    refresh::own_file,
+};
+
+/// Root's, where the daemon's group may write; see `systemd/tmpfiles.d`.
+pub const ROTATED: &str = "/run/valetkey-rotated";
+
+/// What units were handed, for the next daemon: by unit and secret, the version.
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    schema: u32,
+    handed: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+const SCHEMA: u32 = 1;
+
+fn file() -> PathBuf {
+    places::state_dir().join("units.json")
+}
+
+/// Remembers what units were handed, and leaves word of those that have an old version. Without an end.
+pub async fn watch(broker: Arc<Broker>) {
+    broker.remember_units(recall(&file()));
+    let mut changes = broker.store().changes();
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            () = broker.unit_was_handed() => {}
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+        if !broker.is_ready() {
+            continue;
+        }
+        let broker = broker.clone();
+        drop(tokio::task::spawn_blocking(move || settle(&broker)).await);
+    }
+}
+
+/// The same once: when the daemon stops, and a unit was handed something just before.
+pub fn settle(broker: &Broker) {
+    let file = file();
+    broker.outdated_units().iter().for_each(tell);
+    if let Some(handed) = broker.changed_units()
+        && let Err(problem) = remember(&file, handed)
+    {
+        // Only a daemon that starts anew needs it.
+        debug!("what units were handed cannot be remembered: {problem}");
+    }
+}
+
+fn tell(outdated: &Outdated) {
+    let Outdated { unit, tool, secret, has, current, on_rotation } = outdated;
+    match on_rotation {
+        OnRotation::Restart | OnRotation::Reload => match leave_word(Path::new(ROTATED), unit) {
+            Ok(()) => info!(%tool, unit, %secret, %has, %current, "a unit is to have the new version: word was left"),
+            Err(error) => warn!(
+                %tool, unit, %secret, %has, %current,
+                "a unit is to be started anew for a new version, and nobody can be told ({ROTATED}: {error}): \
+                 systemctl enable --now valetkey-rotated.path, or restart the unit"
+            ),
+        },
+        OnRotation::NotifyOnly | OnRotation::Rewrite | OnRotation::Signal(_) => {
+            info!(%tool, unit, %secret, %has, %current, "a unit has an old version until it is started anew");
+        }
+    }
+}
+
+/// A unit's name as policy has it: no path is in it.
+fn leave_word(folder: &Path, unit: &str) -> io::Result<()> {
+    let path: PathBuf = folder.join(unit);
+    match std::fs::OpenOptions::new().write(true).create_new(true).open(path) {
+        // It was told before, and nobody has looked yet.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        opened => opened.map(drop),
+    }
+}
+
+fn recall(file: &Path) -> HandedTo {
+    let facts = match own_file::read(file) {
+        Ok(None) => return HandedTo::new(),
+        Ok(Some(bytes)) => serde_json::from_slice::<Facts>(&bytes).ok().filter(|facts| facts.schema == SCHEMA),
+        Err(_) => None,
+    };
+    let Some(Facts { handed, .. }) = facts else {
+        warn!("{}: it is not what the daemon wrote: which versions units have is not known until they ask again", file.display());
+        return HandedTo::new();
+    };
+    let parse = |(secret, version): (String, String)| Some((secret.parse().ok()?, version.parse().ok()?));
+    handed.into_iter().map(|(unit, secrets)| (unit, secrets.into_iter().filter_map(parse).collect())).collect()
+}
+
+fn remember(file: &Path, handed: HandedTo) -> Result<(), String> {
+    let text = |(secret, version): (SecretName, Version)| (secret.to_string(), version.to_string());
+    let handed = handed.into_iter().map(|(unit, secrets)| (unit, secrets.into_iter().map(text).collect())).collect();
+    let text = serde_json::to_vec(&Facts { schema: SCHEMA, handed }).map_err(|error| error.to_string())?;
+    own_file::write(file, &text)
+}
