@@ -15,12 +15,14 @@ mod get;
 mod lint;
 mod listings;
 mod operate;
+mod profile;
 mod redact;
 mod remote;
 mod run;
 mod seal;
 mod suggest;
 mod table;
+mod token;
 mod when;
 
 use std::{
@@ -32,6 +34,7 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::daemon;
+use remote::Place;
 
 /// A secrets broker for MCP tool servers: each tool gets only what its scope and your policy both allow.
 #[derive(Debug, Parser)]
@@ -82,6 +85,8 @@ enum Command {
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
     Revoke(operate::RevokeArgs),
+    /// Issue, list and revoke tokens for callers over the network
+    Token(token::Args),
     /// Verify the audit log, follow it, or ask it who was given what
     Audit(audit::Args),
     /// Take values out of a text: standard input to standard output; or check that none is in it
@@ -176,6 +181,7 @@ pub fn main() -> ExitCode {
         Command::Refresh(args) => operate::refresh(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
+        Command::Token(args) => token::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Redact(args) => redact::run(&args),
         Command::Seal(args) => seal::seal(&args),
@@ -206,11 +212,17 @@ struct AdminSocket {
     /// The daemon's admin socket [default: /run/valetkey/admin.sock, or ~/.local/state/valetkey/run/admin.sock]
     #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
+    /// A broker on another host, by its name in ~/.config/valetkey/profiles.toml
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "socket")]
+    profile: Option<String>,
 }
 
 impl AdminSocket {
-    fn path(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| daemon::default_socket("admin.sock"))
+    fn place(&self) -> Result<Place, Failure> {
+        match &self.profile {
+            Some(name) => profile::read(name).map(Place::Remote),
+            None => Ok(Place::Socket(self.socket.clone().unwrap_or_else(|| daemon::default_socket("admin.sock")))),
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub enum Reason {
     NotReady,
     CommandNotAllowed,
     AuditUnavailable,
+    NotAuthenticated,
 }
 
 /// A refusal in the tool's words.
@@ -63,6 +64,7 @@ impl Reason {
             Self::NotReady => "NOT_READY",
             Self::CommandNotAllowed => "COMMAND_NOT_ALLOWED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::NotAuthenticated => "NOT_AUTHENTICATED",
         }
     }
 
@@ -78,7 +80,8 @@ impl Reason {
             | Self::BadRequest
             | Self::ShuttingDown
             | Self::NotReady
-            | Self::AuditUnavailable => false,
+            | Self::AuditUnavailable
+            | Self::NotAuthenticated => false,
         }
     }
 }
@@ -98,13 +101,19 @@ impl Refused {
         Self::new(Reason::BadRequest, message)
     }
 
+    /// Whoever calls over the network did not prove who it is. The same in each case: what was wrong is for the record.
+    pub fn not_authenticated() -> Self {
+        let message = "who calls is not proven: it takes a client certificate or a bearer token that is good here";
+        Self::new(Reason::NotAuthenticated, message)
+    }
+
     /// A secret of an open session has no value any more.
     pub fn withdrawn(secret: &SecretName) -> Self {
         Self::new(Reason::SecretUnavailable, format!("{secret} was withdrawn: stop using it"))
     }
 
     pub(super) fn changed() -> Self {
-        Self::new(Reason::PeerChanged, "this process is not the one that connected: connect again")
+        Self::new(Reason::PeerChanged, "the caller is not who connected any more: connect again")
     }
 
     pub(super) fn not_open() -> Self {

@@ -41,6 +41,7 @@ pub fn run(args: &Args) -> Outcome {
 /// A client's error as an exit code and a hint.
 pub fn failure(error: &Error) -> Failure {
     let (code, hint) = match error {
+        Error::RemoteUnreachable { .. } => (UNREACHABLE, "the daemon's log says whether it was asked, and why it refused"),
         Error::Unreachable { .. } | Error::TimedOut(_) => {
             (UNREACHABLE, "systemctl status valetkeyd; or --socket PATH for one that listens elsewhere")
         }

@@ -14,6 +14,9 @@ pub enum Error {
     /// No daemon answers.
     #[error("no broker answers at {socket}: {detail}; is valetkeyd running? (systemctl status valetkeyd)")]
     Unreachable { socket: PathBuf, detail: String },
+    /// No daemon answers on another host, or it is not the one that was expected, or it does not take the certificate.
+    #[error("no broker answers at {address}: {detail}")]
+    RemoteUnreachable { address: String, detail: String },
     /// The daemon did not answer in time.
     #[error("the broker did not answer within {} s", .0.as_secs_f32())]
     TimedOut(Duration),
@@ -59,7 +62,7 @@ impl Error {
     pub fn retry(&self) -> Retry {
         const SOON: Duration = Duration::from_secs(1);
         match self {
-            Self::Unreachable { .. } | Self::TimedOut(_) => Retry::After(SOON),
+            Self::Unreachable { .. } | Self::RemoteUnreachable { .. } | Self::TimedOut(_) => Retry::After(SOON),
             Self::Unavailable { retry_after, .. } | Self::NotOnRecord { retry_after, .. } => {
                 Retry::After(retry_after.unwrap_or(SOON))
             }
@@ -94,6 +97,7 @@ impl Error {
             | Reason::ScopeNotAllowed
             | Reason::OutsideScope
             | Reason::PeerChanged
+            | Reason::NotAuthenticated
             | Reason::CommandNotAllowed => {
                 let reason = reason.as_str_name().trim_start_matches("REASON_").into();
                 Self::Denied { reason, message }

@@ -29,6 +29,7 @@ pub fn reason(reason: Reason) -> v1::Reason {
         Reason::NotReady => v1::Reason::NotReady,
         Reason::CommandNotAllowed => v1::Reason::CommandNotAllowed,
         Reason::AuditUnavailable => v1::Reason::AuditUnavailable,
+        Reason::NotAuthenticated => v1::Reason::NotAuthenticated,
     }
 }
 
@@ -37,7 +38,7 @@ fn code(reason: Reason) -> Code {
         Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope | Reason::CommandNotAllowed => {
             Code::PermissionDenied
         }
-        Reason::PeerChanged => Code::Unauthenticated,
+        Reason::PeerChanged | Reason::NotAuthenticated => Code::Unauthenticated,
         Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady | Reason::AuditUnavailable => Code::Unavailable,
         Reason::LimitReached => Code::ResourceExhausted,
         Reason::SessionNotOpen => Code::FailedPrecondition,
