@@ -29,6 +29,7 @@ use crate::{
     store::{Held, Serial, Store},
 };
 
+mod approval;
 mod bounds;
 mod credential;
 mod events;
@@ -37,6 +38,7 @@ mod logins;
 mod record;
 mod redactions;
 mod refused;
+pub use approval::{Approval, LONGEST as LONGEST_APPROVAL, State as ApprovalState, Verdict};
 pub use bounds::UnderWay;
 pub use events::{Counts, Event, Refusal, RefusalKind, Who};
 pub use launch::{Cleaning, Report};
@@ -45,6 +47,7 @@ pub use record::{Deed, Handout};
 pub use redactions::{Channel, Kind};
 pub use refused::{Reason, Refused};
 
+use approval::Approvals;
 use bounds::Taken;
 use events::{Asker, Refusals};
 use logins::Logins;
@@ -73,6 +76,7 @@ pub struct Broker {
     refusals: Refusals,
     redactions: Redactions,
     logins: Logins,
+    approvals: Approvals,
     /// `None`: nothing is configured to deserve one.
     alarms: Option<Arc<Alarms>>,
     audit: Arc<Log>,
@@ -112,6 +116,7 @@ impl Broker {
             refusals: Refusals::default(),
             redactions: Redactions::default(),
             logins: Logins::default(),
+            approvals: Approvals::default(),
             alarms: None,
             audit: Arc::new(audit),
             recorded: record::Versions::default(),
@@ -466,6 +471,7 @@ impl Broker {
             Decision::Deny(denial) => return Err(Refused::denied(policy, &denial)),
             _ => unreachable!("policy answers the question it is asked"),
         };
+        self.keep_to_approvals(policy, session, grant.secret())?;
         let held = self.store.read(&grant).map_err(|absent| {
             let why = format!("{} is granted, but not to be had: {absent}", grant.secret());
             Refused::unavailable(grant.secret()).because(why, Some(grant.secret().clone()))

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak here; the library logs")]
 
 mod adopt;
+mod approve;
 mod audit;
 mod blast;
 mod check;
@@ -85,6 +86,12 @@ enum Command {
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
     Revoke(operate::RevokeArgs),
+    /// List the hand-outs that wait for an operator, and the approvals that stand
+    Approvals(listings::Args),
+    /// Let a hand-out through that waits, for some time
+    Approve(approve::ApproveArgs),
+    /// Say no to a hand-out that waits
+    Deny(approve::DenyArgs),
     /// Issue, list and revoke tokens for callers over the network
     Token(token::Args),
     /// Verify the audit log, follow it, or ask it who was given what
@@ -181,6 +188,9 @@ pub fn main() -> ExitCode {
         Command::Refresh(args) => operate::refresh(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
+        Command::Approvals(args) => approve::list(&args),
+        Command::Approve(args) => approve::approve(&args),
+        Command::Deny(args) => approve::deny(&args),
         Command::Token(args) => token::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Redact(args) => redact::run(&args),

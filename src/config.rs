@@ -151,6 +151,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let roles = roles.map(|(roles, _)| roles).unwrap_or_default();
     let names: BTreeSet<SecretName> = secrets.usable.keys().cloned().collect();
     let canaries = secrets.usable.iter().filter(|(_, secret)| secret.canary).map(|(name, _)| name.clone()).collect();
+    let approvals = secrets.usable.iter().filter(|(_, secret)| secret.approval).map(|(name, _)| name.clone()).collect();
     Config {
         file: path.into(),
         daemon: daemon.unwrap_or_default(),
@@ -160,7 +161,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
         issuers: issuers.usable,
         sources: sources.usable,
         secrets: secrets.usable,
-        policy: Policy::new(tools, names).with_canaries(canaries).with_ceilings(ceilings).with_roles(roles),
+        policy: Policy::new(tools, names).with_canaries(canaries).with_approvals(approvals).with_ceilings(ceilings).with_roles(roles),
         problems: Vec::new(),
     }
 }

@@ -2,6 +2,7 @@
 //! how they travel. The one place that makes a `tonic::Status`.
 
 mod admin;
+mod admin_approvals;
 mod admin_tokens;
 mod connection;
 mod credentials;

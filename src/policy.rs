@@ -31,6 +31,8 @@ pub struct Policy {
     secrets: BTreeSet<SecretName>,
     /// Those of them that nobody uses: where one shows up, something has leaked.
     canaries: BTreeSet<SecretName>,
+    /// Those that an operator must let through.
+    approvals: BTreeSet<SecretName>,
     /// What all tools together may take.
     ceilings: Ceilings,
     /// What operators may do.
@@ -260,7 +262,7 @@ pub enum Denial {
 impl Policy {
     /// A policy of these tools; `secrets` are all that configuration names.
     pub fn new(tools: BTreeMap<ToolName, ToolPolicy>, secrets: BTreeSet<SecretName>) -> Self {
-        Self { tools, secrets, canaries: BTreeSet::new(), ceilings: Ceilings::default(), roles: Roles::default() }
+        Self { tools, secrets, canaries: BTreeSet::new(), approvals: BTreeSet::new(), ceilings: Ceilings::default(), roles: Roles::default() }
     }
 
     /// The same, with these bounds over all tools.
@@ -294,6 +296,16 @@ impl Policy {
     /// The same, with these secrets as canaries.
     pub fn with_canaries(self, canaries: BTreeSet<SecretName>) -> Self {
         Self { canaries, ..self }
+    }
+
+    /// The same, with these secrets as such that an operator must let through.
+    pub fn with_approvals(self, approvals: BTreeSet<SecretName>) -> Self {
+        Self { approvals, ..self }
+    }
+
+    /// Must an operator let it through?
+    pub fn needs_approval(&self, secret: &SecretName) -> bool {
+        self.approvals.contains(secret)
     }
 
     /// Is this a secret that nobody uses?

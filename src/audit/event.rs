@@ -54,6 +54,10 @@ words! {
         PolicyReloaded = "policy.reloaded",
         PolicyRefused = "policy.refused",
         AdminAction = "admin.action",
+        /// A secret is asked for that somebody must let through; and what was said.
+        ApprovalRequested = "approval.requested",
+        ApprovalGiven = "approval.given",
+        ApprovalDenied = "approval.denied",
         /// Someone on the network did not prove who it is.
         LoginRefused = "login.refused",
         /// Denials like one that was recorded, counted over some time.

@@ -25,6 +25,8 @@ pub enum Reason {
     CommandNotAllowed,
     AuditUnavailable,
     NotAuthenticated,
+    ApprovalPending,
+    ApprovalDenied,
 }
 
 /// A refusal in the tool's words.
@@ -65,15 +67,15 @@ impl Reason {
             Self::CommandNotAllowed => "COMMAND_NOT_ALLOWED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::NotAuthenticated => "NOT_AUTHENTICATED",
+            Self::ApprovalPending => "APPROVAL_PENDING",
+            Self::ApprovalDenied => "APPROVAL_DENIED",
         }
     }
 
     /// Did policy say no?
     pub(super) fn is_denial(self) -> bool {
         match self {
-            Self::ToolNotAllowed | Self::ScopeNotAllowed | Self::OutsideScope | Self::PeerChanged | Self::CommandNotAllowed => {
-                true
-            }
+            Self::ToolNotAllowed | Self::ScopeNotAllowed | Self::OutsideScope | Self::PeerChanged | Self::CommandNotAllowed | Self::ApprovalDenied => true,
             Self::SecretUnavailable
             | Self::LimitReached
             | Self::SessionNotOpen
@@ -81,7 +83,8 @@ impl Reason {
             | Self::ShuttingDown
             | Self::NotReady
             | Self::AuditUnavailable
-            | Self::NotAuthenticated => false,
+            | Self::NotAuthenticated
+            | Self::ApprovalPending => false,
         }
     }
 }
@@ -105,6 +108,22 @@ impl Refused {
     pub fn not_authenticated() -> Self {
         let message = "who calls is not proven: it takes a client certificate or a bearer token that is good here";
         Self::new(Reason::NotAuthenticated, message)
+    }
+
+    /// Somebody must let it through first.
+    pub(super) fn approval_pending(secret: &SecretName, id: &str) -> Self {
+        let message = format!("{secret} waits for an operator to approve it: valetkey approve {id}");
+        Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(Reason::ApprovalPending, message) }
+    }
+
+    pub(super) fn approval_denied(secret: &SecretName) -> Self {
+        Self::new(Reason::ApprovalDenied, format!("an operator said no to {secret}"))
+            .because(format!("an operator said no to {secret}"), Some(secret.clone()))
+    }
+
+    pub(super) fn too_many_approvals() -> Self {
+        let message = "too many requests wait for an operator's approval already";
+        Self { retry_after: Some(Duration::from_secs(30)), ..Self::new(Reason::ApprovalPending, message) }
     }
 
     /// A secret of an open session has no value any more.

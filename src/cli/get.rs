@@ -48,6 +48,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::Denied { .. } => (DENIED, "an operator can ask: valetkey explain TOOL SECRET"),
         Error::Limited { .. } => (DENIED, "the limit is the tool's `limits` in its policy file"),
         Error::BadRequest(_) => (USAGE, "valetkey tools and valetkey secrets list the names"),
+        Error::ApprovalPending { .. } => (DENIED, "ask an operator, and then again; `valetkey approvals` lists what waits"),
         Error::NotOnRecord { .. } => {
             (FAILED, "mend the disk of the audit log; an operator can see what is wrong with: valetkey status")
         }

@@ -424,6 +424,20 @@ impl admin_server::Admin for AdminService {
         self.revoke_a_token(&request)
     }
 
+    async fn list_approvals(
+        &self,
+        request: Request<v1::ListApprovalsRequest>,
+    ) -> Result<Response<v1::ListApprovalsResponse>, Status> {
+        self.list_all_approvals(&request)
+    }
+
+    async fn decide_approval(
+        &self,
+        request: Request<v1::DecideApprovalRequest>,
+    ) -> Result<Response<v1::DecideApprovalResponse>, Status> {
+        self.decide_an_approval(&request)
+    }
+
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Result<Response<v1::RefreshResponse>, Status> {
         let operator = self.operator(&request, Role::Operator)?;
         let names = request.into_inner().secrets;

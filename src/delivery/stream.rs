@@ -119,7 +119,9 @@ pub fn end_with_process(broker: &Arc<Broker>, caller: &Attested, session: &Arc<S
             }
         }
         if let Some(session) = session.upgrade() {
-            broker.close(&session, End::ProcessGone);
+            // Of a caller over the network it is the connection that is gone.
+            let end = if session.peer.remote.is_some() { End::Closed } else { End::ProcessGone };
+            broker.close(&session, end);
         }
     });
 }

@@ -105,6 +105,15 @@ impl Site {
 
     /// A TLS connection as any client would make one.
     pub async fn tls(&self, certificate: Option<&Issued>) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        self.tls_at(self.port, certificate).await
+    }
+
+    /// The same at another port, whose server has the same certificate.
+    pub async fn tls_at(
+        &self,
+        port: u16,
+        certificate: Option<&Issued>,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.servers.pem().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -118,14 +127,18 @@ impl Site {
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
     }
 
     /// A channel on a connection of its own.
     pub async fn channel(&self, certificate: Option<&Issued>) -> Channel {
-        let stream = self.tls(certificate).await.unwrap();
+        self.channel_at(self.port, certificate).await
+    }
+
+    pub async fn channel_at(&self, port: u16, certificate: Option<&Issued>) -> Channel {
+        let stream = self.tls_at(port, certificate).await.unwrap();
         let mut stream = Some(TokioIo::new(stream));
         let connector = tower::service_fn(move |_: tonic::transport::Uri| {
             let stream = stream.take();
