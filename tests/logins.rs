@@ -256,7 +256,7 @@ async fn identity_tokens_of_openbao_right_and_wrong() {
         ("a key in the header", {
             let jwk = json!({"kty":"oct","k":"c2VjcmV0"});
             es256(&with(with(header_json.clone(), "jwk", jwk), "kid", "nobody".into()), &claims_json)
-        }, "JWT_BAD"),
+        }, "JWT_KEY"),
         ("two parts", format!("{header}.{claims}"), "JWT_BAD"),
         ("a very long one", format!("{header}.{claims}.{}", "A".repeat(13_000)), "JWT_BAD"),
     ];

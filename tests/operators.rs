@@ -44,8 +44,8 @@ async fn calls(site: &Site, certificate: &Issued) -> Vec<(&'static str, Result<(
     let session = Some(revoke_request::Target::Session("0".repeat(32)));
     let secret = Some(revoke_request::Target::Secret("no/such".into()));
     let lifetime = Some(prost_types::Duration { seconds: 60, nanos: 0 });
-    let id = format!("{:016x}", std::collections::hash_map::RandomState::new().build_hasher_number());
-    let issue = IssueTokenRequest { id, name: "x".into(), sha256: vec![7; 32], lifetime, certificate_sha256: vec![] };
+    // Once alone is it issued, as one role alone may.
+    let issue = IssueTokenRequest { id: "00000000000000aa".into(), name: "x".into(), sha256: vec![7; 32], lifetime, certificate_sha256: vec![] };
     vec![
         ("status", went(admin.status(StatusRequest {}).await)),
         ("secrets", went(admin.list_secrets(ListSecretsRequest {}).await)),
@@ -58,16 +58,6 @@ async fn calls(site: &Site, certificate: &Issued) -> Vec<(&'static str, Result<(
         ("decide", went(admin.decide_approval(DecideApprovalRequest { id: "none".into(), ..Default::default() }).await)),
         ("issue", went(admin.issue_token(issue).await)),
     ]
-}
-
-trait Number {
-    fn build_hasher_number(&self) -> u64;
-}
-impl Number for std::collections::hash_map::RandomState {
-    fn build_hasher_number(&self) -> u64 {
-        use std::hash::BuildHasher;
-        self.hash_one(0_u8)
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +142,8 @@ async fn a_hand_out_waits_until_an_operator_has_said_yes_and_ends_by_itself() {
     let list = waiting(&host);
     let one = &list[0];
     assert_eq!((list.len(), one["state"].as_str(), one["secret"].as_str()), (1, Some("waiting"), Some("prod/key")));
-    assert_eq!((one["purpose"].as_str(), one["caller"].as_str()), (Some("INC-4711"), Some("uid 0")), "{one}");
+    assert_eq!(one["purpose"].as_str(), Some("INC-4711"));
+    assert!(one["caller"].as_str().unwrap().starts_with("uid 0"), "{one}");
 
     // A client that waits is served as soon as somebody has said yes.
     let id = one["id"].as_str().unwrap().to_owned();

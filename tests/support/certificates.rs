@@ -51,7 +51,7 @@ impl Authority {
     }
 
     pub fn pem(&self) -> String {
-        self.0.as_ref().pem()
+        self.0.pem()
     }
 
     pub fn issue(&self, wanted: &Wanted<'_>) -> Issued {
@@ -73,7 +73,7 @@ impl Authority {
         let usage = if wanted.server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let certificate = params.signed_by(&key, &*self.0).unwrap();
         Issued { pem: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec(), serial }
     }
 
@@ -94,7 +94,7 @@ impl Authority {
             revoked_certs: revoked.iter().map(one).collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
-        list.signed_by(&self.0).unwrap().pem().unwrap()
+        list.signed_by(&*self.0).unwrap().pem().unwrap()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    str::FromStr,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -9,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use jsonwebtoken::decode_header;
+use jsonwebtoken::{Algorithm, decode_header};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,
@@ -150,8 +151,8 @@ impl Issuers {
 fn of_header(token: &str) -> Unproven {
     let header = token.split_once('.').and_then(|(header, _)| part(header));
     match header.as_ref().and_then(|header| header.get("alg")).and_then(serde_json::Value::as_str) {
-        Some(_) => Unproven::JwtAlgorithm,
-        None => Unproven::JwtBad,
+        Some(name) if Algorithm::from_str(name).is_err() => Unproven::JwtAlgorithm,
+        _ => Unproven::JwtBad,
     }
 }
 
