@@ -43,8 +43,9 @@ impl Facts {
             groups: vec![],
             unit: Some(Unit { name: "mcp-billing.service".into(), invocation: Some("0".repeat(32)), cgroup: 1 }),
             executable: None,
+            remote: None,
         };
-        let who = Who::new(Some(&tool), Some(&SessionId::new([7; 16])), Some(&peer), None);
+        let who = Who::new(Some(&tool), Some(&SessionId::new([7; 16])), Some(&peer));
         Self { who, secret: "stripe/api-key".parse().expect("a name"), version: Version::from(7) }
     }
 

@@ -19,7 +19,7 @@ use tracing::warn;
 use crate::{
     limits::{Meter, Rate, Repeats, Told},
     name::{SecretName, SessionId, ToolName},
-    peer::{Peer, Sha256},
+    peer::{Peer, Remote, Seat, Sha256},
 };
 
 pub mod hook;
@@ -89,16 +89,20 @@ pub struct Subject {
     pub uid: Option<u32>,
     pub unit: Option<String>,
     pub executable: Option<Sha256>,
+    /// A caller over the network: then there is no process, user or unit.
+    pub remote: Option<Arc<Remote>>,
 }
 
 impl Subject {
     pub fn of(peer: &Peer, tool: Option<ToolName>, session: Option<SessionId>) -> Self {
+        let here = peer.remote.is_none();
         Self {
             tool,
             secret: None,
             session,
-            pid: Some(peer.process.pid),
-            uid: Some(peer.uid),
+            pid: here.then_some(peer.process.pid),
+            uid: here.then_some(peer.uid),
+            remote: peer.remote.clone(),
             unit: peer.unit.as_ref().map(|unit| unit.name.clone()),
             executable: peer.executable.as_ref().map(|executable| executable.sha256),
         }
@@ -125,7 +129,7 @@ impl Alarm {
     /// As it is told to others. Absent is what is not known.
     fn json(&self) -> String {
         let Self { kind, at, subject, count, text } = self;
-        let Subject { tool, secret, session, pid, uid, unit, executable } = subject;
+        let Subject { tool, secret, session, pid, uid, unit, executable, remote } = subject;
         let said = json!({
             "schema": 1,
             "time": prost_types::Timestamp::from(*at).to_string(),
@@ -139,6 +143,8 @@ impl Alarm {
             "pid": pid,
             "uid": uid,
             "unit": unit,
+            "remote": remote.as_ref().map(|remote| remote.address.to_string()),
+            "subject": remote.as_ref().map(|remote| remote.subject()),
             "exe_sha256": executable.map(|digest| digest.to_string()),
         });
         let mut said = said;
@@ -153,8 +159,8 @@ impl Alarm {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Denied {
     Tool(ToolName),
-    /// One user, in all its units: their names are its own to choose.
-    User(u32),
+    /// One user, in all its units: their names are its own to choose; or one who calls over the network.
+    Stranger(Seat),
     /// All for whom there is no room.
     Others,
 }
@@ -231,9 +237,13 @@ impl Alarms {
     }
 
     /// Someone was denied something. `proven`: it is the tool of the subject.
-    pub fn denial(&self, subject: impl FnOnce() -> Subject, proven: Option<&ToolName>, uid: u32) {
+    pub fn denial(&self, subject: impl FnOnce() -> Subject, proven: Option<&ToolName>, seat: Seat) {
         let Some(most) = self.rules.denials_per_minute else { return };
-        let mut who = proven.map_or(Denied::User(uid), |tool| Denied::Tool(tool.clone()));
+        let seat = match seat {
+            Seat::User { uid, .. } => Seat::User { uid, unit: None },
+            remote => remote,
+        };
+        let mut who = proven.map_or(Denied::Stranger(seat), |tool| Denied::Tool(tool.clone()));
         let now = self.since.elapsed();
         let meter = {
             let mut denials = lock(&self.denials);
@@ -293,8 +303,9 @@ impl Alarms {
         if let Some(raised) = self.counts.get(kind as usize) {
             raised.fetch_add(1, Relaxed);
         }
-        let Subject { pid, uid, unit, .. } = &subject;
-        warn!(alarm = kind.word(), pid, uid, unit, count, "ALARM: {text}");
+        let Subject { pid, uid, unit, remote, .. } = &subject;
+        let remote = remote.as_ref().map(|remote| remote.address.to_string());
+        warn!(alarm = kind.word(), pid, uid, unit, remote, count, "ALARM: {text}");
         let alarm = Arc::new(Alarm { kind, at: SystemTime::now(), subject, count, text });
         if let Some(hears) = self.hears.get() {
             hears(&alarm);
@@ -335,6 +346,12 @@ impl fmt::Debug for Alarms {
 }
 
 fn who(subject: &Subject) -> String {
+    if let Some(remote) = &subject.remote {
+        return match &subject.tool {
+            Some(tool) => format!("tool {tool} ({}, over the network)", remote.subject()),
+            None => format!("{}, over the network and no tool,", remote.subject()),
+        };
+    }
     match (&subject.tool, subject.uid) {
         (Some(tool), Some(uid)) => format!("tool {tool} (uid {uid})"),
         (Some(tool), None) => format!("tool {tool}"),
@@ -350,6 +367,8 @@ fn what(subject: &Subject) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const USER: Seat = Seat::User { uid: 7, unit: None };
 
     fn alarms(rules: Rules) -> Arc<Alarms> {
         Alarms::start(rules, Settings::default()).unwrap()
@@ -374,10 +393,10 @@ mod tests {
     #[test]
     fn denials_are_an_alarm_when_they_are_many() {
         let alarms = alarms(Rules { denials_per_minute: Some(5), ..Rules::default() });
-        (0..5).for_each(|_| alarms.denial(Subject::default, None, 7));
-        (0..5).for_each(|_| alarms.denial(Subject::default, Some(&"it".parse().unwrap()), 7));
+        (0..5).for_each(|_| alarms.denial(Subject::default, None, USER));
+        (0..5).for_each(|_| alarms.denial(Subject::default, Some(&"it".parse().unwrap()), USER));
         assert_eq!(count(&alarms, Kind::ManyDenials), 0);
-        (0..1000).for_each(|_| alarms.denial(Subject::default, None, 7));
+        (0..1000).for_each(|_| alarms.denial(Subject::default, None, USER));
         assert_eq!(count(&alarms, Kind::ManyDenials), 1, "and the others are summed up");
     }
 
@@ -389,7 +408,7 @@ mod tests {
         alarms.denied(Subject::default(), 1, "x");
         alarms.used(&"it".parse().unwrap(), &"a".parse().unwrap(), Subject::default);
         alarms.canary(Subject::default(), 1, "stdout");
-        (0..1000).for_each(|_| alarms.denial(Subject::default, None, 7));
+        (0..1000).for_each(|_| alarms.denial(Subject::default, None, USER));
         assert!(alarms.counts().all(|(_, count)| count == 0));
     }
 }

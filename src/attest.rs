@@ -1,10 +1,12 @@
-//! Who is at the other end of a connection: an accepted Unix socket becomes a [`Peer`], and stays proven.
+//! Who is at the other end of a connection: an accepted Unix socket becomes a [`Peer`], and stays proven; and so does a TLS connection,
+//! by its certificate and its tokens ([`remote`]).
 //!
 //! A process number proves nothing by itself: the process that connected may be gone and its number given to another. So everything
 //! hangs on the *pidfd* that the kernel made when the peer connected ([`SO_PEERPIDFD`]). What is read by number is read first, and
 //! that the pidfd's process still lives is looked at last: a number cannot be used again before its process is gone.
 //!
 //! * [`Caller`]: the attested caller, with what is needed to look again at each hand-out ([`Caller::recheck`]).
+//! * [`Attested`]: a caller, whichever way it came.
 //! * [`PeerStream`]: the connection itself; it reads only what the attested process itself has written.
 //! * [`Asker`]: systemd, which asks for a unit's credential.
 //! * `unit`: from a cgroup's path to the systemd unit; pure. `cgroup`: from a cgroup's id to that path. `invocation`: which start of the unit.
@@ -16,6 +18,7 @@
 
 use std::{fmt, os::fd::AsFd, os::unix::net::UnixStream, sync::Arc};
 
+mod attested;
 mod caller;
 mod cgroup;
 mod credential;
@@ -24,15 +27,20 @@ mod ids;
 mod invocation;
 mod kernel;
 mod refusal;
+mod remote;
 mod stream;
 mod unit;
 mod witness;
 
+pub use attested::Attested;
 pub use caller::Caller;
 pub use credential::{Asker, NotSystemd};
 pub use executable::Unseen;
 pub use ids::SeenIds;
 pub use refusal::Refusal;
+pub use remote::{
+    BadToken, Desk, IssuedToken, IssuerOptions, Issuers, KeySource, NewToken, Tls, TlsFiles, Tokens, Unproven, Visitor, Wire,
+};
 pub use stream::PeerStream;
 pub use unit::BadPath;
 

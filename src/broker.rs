@@ -29,24 +29,31 @@ use crate::{
     store::{Held, Serial, Store},
 };
 
+mod approval;
 mod bounds;
 mod credential;
 mod events;
 mod launch;
+mod logins;
 mod record;
 mod redactions;
 mod refused;
 mod units;
+
+pub use approval::{Approval, LONGEST as LONGEST_APPROVAL, State as ApprovalState, Verdict};
 pub use bounds::UnderWay;
 pub use events::{Counts, Event, Refusal, RefusalKind, Who};
 pub use launch::{Cleaning, Report};
+pub use logins::LoginRefused;
 pub use record::{Deed, Handout};
 pub use redactions::{Channel, Kind};
 pub use refused::{Reason, Refused};
 pub use units::{HandedTo, Outdated};
 
+use approval::Approvals;
 use bounds::Taken;
 use events::{Asker, Refusals};
+use logins::Logins;
 use record::Pending;
 use redactions::Redactions;
 
@@ -72,6 +79,8 @@ pub struct Broker {
     refusals: Refusals,
     redactions: Redactions,
     units: units::Units,
+    logins: Logins,
+    approvals: Approvals,
     /// `None`: nothing is configured to deserve one.
     alarms: Option<Arc<Alarms>>,
     audit: Arc<Log>,
@@ -111,6 +120,8 @@ impl Broker {
             refusals: Refusals::default(),
             redactions: Redactions::default(),
             units: units::Units::default(),
+            logins: Logins::default(),
+            approvals: Approvals::default(),
             alarms: None,
             audit: Arc::new(audit),
             recorded: record::Versions::default(),
@@ -254,7 +265,7 @@ impl Broker {
     /// The session of this id, if this very process opened it and it is still open.
     pub fn session(&self, witness: &dyn Witness, id: &str) -> Result<Arc<Session>, Refused> {
         let id = id.parse().map_err(|_| Refused::not_open())?;
-        let session = self.sessions.of(&id, &witness.peer().process).ok_or_else(Refused::not_open)?;
+        let session = self.sessions.of(&id, witness.peer()).ok_or_else(Refused::not_open)?;
         match session.is_over(self.uptime()) {
             Some(end) => {
                 self.close(&session, end);
@@ -465,6 +476,7 @@ impl Broker {
             Decision::Deny(denial) => return Err(Refused::denied(policy, &denial)),
             _ => unreachable!("policy answers the question it is asked"),
         };
+        self.keep_to_approvals(policy, session, grant.secret())?;
         let held = self.store.read(&grant).map_err(|absent| {
             let why = format!("{} is granted, but not to be had: {absent}", grant.secret());
             Refused::unavailable(grant.secret()).because(why, Some(grant.secret().clone()))
@@ -533,7 +545,7 @@ fn parse(declared: &Declaration<'_>) -> Result<(ToolName, Vec<SecretName>), Refu
 impl Refused {
     fn denied(policy: &Policy, denial: &Denial) -> Self {
         let secret = match denial {
-            Denial::NotGranted { secret, .. } => policy.secret(secret.as_str()).cloned(),
+            Denial::NotGranted { secret, .. } | Denial::NotRemote { secret, .. } => policy.secret(secret.as_str()).cloned(),
             Denial::OutsideScope(asked) => policy.secret(asked).cloned(),
             _ => None,
         };
@@ -542,7 +554,7 @@ impl Refused {
                 (Reason::ToolNotAllowed, format!("this process may not act as tool {tool}; the daemon's log says why"))
             }
             Denial::EmptyScope => (Reason::BadRequest, "declare the secrets that are needed: the scope is empty".into()),
-            Denial::NotGranted { tool, secret, .. } => (
+            Denial::NotGranted { tool, secret, .. } | Denial::NotRemote { tool, secret } => (
                 Reason::ScopeNotAllowed,
                 format!(
                     "tool {tool} may not have {secret}, or there is none; the operator can see why with: valetkey explain {tool} {secret}"
@@ -560,6 +572,10 @@ impl Refused {
                     "policy says which command runs as tool {tool}, and this is another: leave out what stands after `--`, or have the \
                      operator change `command` in [tool.{tool}]"
                 ),
+            ),
+            Denial::RemoteLaunch(tool) => (
+                Reason::CommandNotAllowed,
+                format!("tool {tool} is launched on the daemon's own host alone: ask for its secrets one by one"),
             ),
             Denial::Command(BadCommand::None(tool)) => (
                 Reason::CommandNotAllowed,

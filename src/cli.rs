@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "commands speak here; the library logs")]
 
 mod adopt;
+mod approve;
 mod audit;
 mod blast;
 mod check;
@@ -15,12 +16,14 @@ mod get;
 mod lint;
 mod listings;
 mod operate;
+mod profile;
 mod redact;
 mod remote;
 mod run;
 mod seal;
 mod suggest;
 mod table;
+mod token;
 mod units;
 mod when;
 
@@ -33,6 +36,7 @@ use std::{
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::daemon;
+use remote::Place;
 
 /// A secrets broker for MCP tool servers: each tool gets only what its scope and your policy both allow.
 #[derive(Debug, Parser)]
@@ -85,6 +89,14 @@ enum Command {
     Revoke(operate::RevokeArgs),
     /// Start units anew, or reload them, whose credential has a new version; what valetkey-rotated.service runs
     RestartUnits(units::Args),
+    /// List the hand-outs that wait for an operator, and the approvals that stand
+    Approvals(listings::Args),
+    /// Let a hand-out through that waits, for some time
+    Approve(approve::ApproveArgs),
+    /// Say no to a hand-out that waits
+    Deny(approve::DenyArgs),
+    /// Issue, list and revoke tokens for callers over the network
+    Token(token::Args),
     /// Verify the audit log, follow it, or ask it who was given what
     Audit(audit::Args),
     /// Take values out of a text: standard input to standard output; or check that none is in it
@@ -185,6 +197,10 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
         Command::RestartUnits(args) => units::run(&args),
+        Command::Approvals(args) => approve::list(&args),
+        Command::Approve(args) => approve::approve(&args),
+        Command::Deny(args) => approve::deny(&args),
+        Command::Token(args) => token::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Redact(args) => redact::run(&args),
         Command::Seal(args) => seal::seal(&args),
@@ -215,11 +231,17 @@ struct AdminSocket {
     /// The daemon's admin socket [default: /run/valetkey/admin.sock, or ~/.local/state/valetkey/run/admin.sock]
     #[arg(long, value_name = "PATH", global = true)]
     socket: Option<PathBuf>,
+    /// A broker on another host, by its name in ~/.config/valetkey/profiles.toml
+    #[arg(long, value_name = "NAME", global = true, conflicts_with = "socket")]
+    profile: Option<String>,
 }
 
 impl AdminSocket {
-    fn path(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| daemon::default_socket("admin.sock"))
+    fn place(&self) -> Result<Place, Failure> {
+        match &self.profile {
+            Some(name) => profile::read(name).map(Place::Remote),
+            None => Ok(Place::Socket(self.socket.clone().unwrap_or_else(|| daemon::default_socket("admin.sock")))),
+        }
     }
 }
 

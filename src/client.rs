@@ -8,7 +8,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The daemon knows from the kernel which process calls, so there is nothing to log in with. What is declared must be what is
+//! The daemon knows from the kernel which process calls, so there is nothing to log in with. With the feature `client-tls` it may be on
+//! another host: `Remote` says where, and with which certificate or token. What is declared must be what is
 //! needed: asking for a secret that policy does not allow fails the whole session.
 //!
 //! A value is fetched once and then read from this process's own protected memory; the daemon tells the session of new versions,
@@ -32,23 +33,27 @@
 
 mod backoff;
 mod changes;
+mod destination;
 mod error;
 mod held;
 mod link;
 mod patience;
+#[cfg(feature = "client-tls")]
+mod remote;
 mod reports;
 mod session;
 mod wire;
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 pub use changes::{Change, Changes};
 pub use error::{Error, Retry};
 pub use held::Secret;
+#[cfg(feature = "client-tls")]
+pub use remote::Remote;
 pub use session::Session;
+
+use destination::Destination;
 
 use crate::proto::v1::Open;
 #[cfg(feature = "run")]
@@ -63,7 +68,7 @@ pub const OWN_SOCKET: &str = ".local/state/valetkey/run/tools.sock";
 /// Finds the daemon.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    to: Destination,
     timeout: Duration,
 }
 
@@ -85,7 +90,11 @@ impl Client {
 
     /// The daemon at this socket.
     pub fn at(socket: impl AsRef<Path>) -> Self {
-        Self { socket: socket.as_ref().to_path_buf(), timeout: Duration::from_secs(10) }
+        Self::to(Destination::Socket(socket.as_ref().to_path_buf()))
+    }
+
+    fn to(to: Destination) -> Self {
+        Self { to, timeout: Duration::from_secs(10) }
     }
 
     /// How long one call may take, with every reconnection and every wait inside it. 10 s unless set.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    name::{SecretName, SourceName, ToolName},
+    name::{IssuerName, SecretName, SourceName, ToolName},
     policy::{Origin, Policy, ToolPolicy},
 };
 
@@ -32,6 +32,8 @@ mod links;
 mod pasted;
 mod problem;
 mod read;
+mod remote;
+mod roles;
 mod sandbox;
 mod secrets;
 mod sources;
@@ -47,6 +49,7 @@ pub use explain::{Explanation, explain};
 pub use export::{ExportSettings, OtlpSettings};
 pub use problem::{Problem, Severity};
 pub use read::Key;
+pub use remote::{ClientCertificates, IssuerSettings, KeysFrom, RemoteSettings};
 pub use secrets::{Privilege, Reach, SecretSettings};
 pub use sources::{
     AwsRole, AwsSettings, FileRef, Freshness, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings,
@@ -54,7 +57,7 @@ pub use sources::{
 pub use upstream::{Upstream, upstream_policy, upstream_sources};
 pub use variable::is_reserved_variable;
 #[cfg(feature = "cli")]
-pub(crate) use {pasted::looks_like_a_value, variable::is_variable};
+pub(crate) use {duration::duration, pasted::looks_like_a_value, variable::is_variable};
 
 use file::{Document, read_all};
 use problem::Report;
@@ -69,6 +72,9 @@ pub struct Config {
     /// `None`: nothing deserves an alarm but what the log says anyway.
     pub alarm: Option<AlarmSettings>,
     pub audit: AuditSettings,
+    /// `None`: nobody calls over the network.
+    pub remote: Option<RemoteSettings>,
+    pub issuers: BTreeMap<IssuerName, IssuerSettings>,
     pub sources: BTreeMap<SourceName, SourceSettings>,
     pub secrets: BTreeMap<SecretName, SecretSettings>,
     pub policy: Policy,
@@ -109,6 +115,11 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let audit = main.and_then(|top| top.section("audit", audit::KEYS, &[])).map(|section| audit::read(&section));
     let ceilings = main.and_then(|top| top.section("limits", limits::CEILING_KEYS, limits::CEILINGS_REFUSED));
     let ceilings = ceilings.map(|section| limits::ceilings(&section)).unwrap_or_default();
+    let listener = main.and_then(|top| top.section("remote", remote::KEYS, remote::REFUSED));
+    let over_network = listener.as_ref().and_then(remote::read);
+    let named = main.map(|top| top.named("issuer", remote::ISSUER_RULE)).unwrap_or_default();
+    let issuers = define(named, main_read, remote::read_issuer);
+    let roles = main.and_then(|top| top.section("roles", roles::KEYS, &[])).map(|section| (roles::read(&section), section));
     let named = main.map(|top| top.named("source", sources::NAME_RULE)).unwrap_or_default();
     let sources = define(named, main_read, sources::read);
     let named = main.map(|top| top.named("secret", secrets::NAME_RULE)).unwrap_or_default();
@@ -130,21 +141,27 @@ fn load_into(path: &Path, report: &Report) -> Config {
     }
     let secrets = Defined { complete: all_read && report.errors() == before, ..secrets };
     links::check(&sources, &secrets, &tools, path, report);
+    let operators = roles.as_ref().map(|(roles, section)| (roles, section));
+    remote::check_reach(listener.is_some(), &issuers, &tools, operators, report);
     if let Some((_, section)) = &alarm
         && !tools.values().any(|tool| tool.run_as.needs_executable())
     {
         alarm::warn_of_unseen_executables(section);
     }
+    let roles = roles.map(|(roles, _)| roles).unwrap_or_default();
     let names: BTreeSet<SecretName> = secrets.usable.keys().cloned().collect();
     let canaries = secrets.usable.iter().filter(|(_, secret)| secret.canary).map(|(name, _)| name.clone()).collect();
+    let approvals = secrets.usable.iter().filter(|(_, secret)| secret.approval).map(|(name, _)| name.clone()).collect();
     Config {
         file: path.into(),
         daemon: daemon.unwrap_or_default(),
         alarm: alarm.map(|(settings, _)| settings),
         audit: audit.unwrap_or_default(),
+        remote: over_network,
+        issuers: issuers.usable,
         sources: sources.usable,
         secrets: secrets.usable,
-        policy: Policy::new(tools, names).with_canaries(canaries).with_ceilings(ceilings),
+        policy: Policy::new(tools, names).with_canaries(canaries).with_approvals(approvals).with_ceilings(ceilings).with_roles(roles),
         problems: Vec::new(),
     }
 }
@@ -154,6 +171,9 @@ const TOP_KEYS: &[Key] = &[
     key("audit", "[audit]"),
     key("limits", "[limits]"),
     key("alarm", "[alarm]"),
+    key("remote", "[remote]"),
+    key("issuer", "[issuer.NAME]"),
+    key("roles", "[roles]"),
     key("source", "[source.NAME]"),
     key("secret", "[secret.\"NAME\"]"),
     key("tool", "[tool.NAME]"),
@@ -171,6 +191,9 @@ const DROP_IN_REFUSED: &[Refused] = &[
         instead: "[limits] in valetkey.toml, and limits = { ... } in [tool.NAME]",
     },
     Refused { name: "alarm", means: "", why: NOT_HERE, instead: "[alarm] in valetkey.toml" },
+    Refused { name: "remote", means: "", why: NOT_HERE, instead: "[remote] in valetkey.toml" },
+    Refused { name: "issuer", means: "", why: NOT_HERE, instead: "[issuer.NAME] in valetkey.toml" },
+    Refused { name: "roles", means: "", why: NOT_HERE, instead: "[roles] in valetkey.toml" },
     Refused { name: "source", means: "", why: NOT_HERE, instead: "[source.NAME] in valetkey.toml" },
     Refused { name: "secret", means: "", why: NOT_HERE, instead: "[secret.\"NAME\"] in valetkey.toml" },
 ];
@@ -212,6 +235,9 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("limits", limits::CEILING_KEYS),
         ("alarm", alarm::KEYS),
         ("alarm: webhook", alarm::WEBHOOK_KEYS),
+        ("remote", remote::KEYS),
+        ("issuer", remote::ISSUER_KEYS),
+        ("roles", roles::KEYS),
         ("source, aws-secrets-manager", sources::aws::KEYS),
         ("source, aws-parameter-store", sources::aws::KEYS),
         ("source, vault", sources::vault::KEYS),
@@ -226,6 +252,8 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("secret: reaches", secrets::REACHES_KEYS),
         ("tool", tools::KEYS),
         ("tool: run-as", identity::KEYS),
+        ("tool: run-as, certificate", remote::CERTIFICATE_KEYS),
+        ("tool: run-as, jwt", remote::JWT_KEYS),
         ("tool: secrets", tools::GRANT_KEYS),
         ("tool: limits", limits::KEYS),
         ("tool: sandbox", sandbox::KEYS),

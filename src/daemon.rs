@@ -6,6 +6,7 @@ mod audit;
 mod host;
 mod log;
 mod places;
+mod remote;
 mod seen;
 mod sockets;
 #[cfg(feature = "otel")]
@@ -46,6 +47,7 @@ use crate::{
 };
 use assemble::{Captured, Sources};
 use host::{Operations, Parts};
+use remote::RemotePlane;
 use sockets::{Passed, Sockets};
 
 /// The daemon of Valetkey: loads secrets at boot and hands each MCP tool only what its scope and policy both allow
@@ -148,6 +150,8 @@ struct Daemon {
     /// Loads from sources and serves operators.
     control_plane: Runtime,
     sockets: Sockets,
+    /// Serves callers over the network, where there may be any.
+    remote: Option<RemotePlane>,
     hangup: Signal,
 }
 
@@ -202,9 +206,14 @@ fn build(config: Config, captured: Captured, redactor: Redactor, passed: Passed)
         reasons.push(reason);
         Exports::default()
     });
+    let remote = RemotePlane::open(&config, &captured, &broker).unwrap_or_else(|wrong| {
+        reasons.extend(wrong);
+        None
+    });
     let config = Arc::new(config);
     let method = attestor.method().to_string();
-    let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, exports, method };
+    let tokens = remote.as_ref().map(RemotePlane::tokens);
+    let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, exports, tokens, method };
     let operations = Arc::new(Operations::new(parts, broker.clone(), control_plane.handle().clone()));
     if config.daemon.on_unreachable == OnUnreachable::Fail || !reasons.is_empty() {
         // All of them in one go: whoever mends one should not find the next at the next start.
@@ -220,7 +229,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor, passed: Passed)
         broker.ready();
     }
     let health = Health::default();
-    Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, sockets, hangup })
+    Ok(Daemon { config, broker, operations, attestor, health, tools_plane, control_plane, sockets, remote, hangup })
 }
 
 fn catch(runtime: &Runtime, kind: SignalKind) -> Result<Signal, Vec<String>> {
@@ -231,7 +240,7 @@ fn catch(runtime: &Runtime, kind: SignalKind) -> Result<Signal, Vec<String>> {
 impl Daemon {
     /// Serves until a signal says stop, then drains.
     fn serve(self) -> Result<(), Vec<String>> {
-        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, sockets, hangup } = self;
+        let Self { config, broker, operations, attestor, health, tools_plane, control_plane, sockets, remote, hangup } = self;
         let Sockets { tools, admin, credentials, metrics } = sockets;
         // Before systemd is told that the daemon is ready: what it sends then must find someone who listens.
         let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(|kind| catch(&tools_plane, kind));
@@ -252,6 +261,10 @@ impl Daemon {
             operations.clone(),
             health.clone(),
         ));
+        let remote = remote.map(|plane| {
+            let host: Arc<dyn delivery::Host> = operations.clone();
+            plane.serve(broker.clone(), host, health.clone(), stopping.clone())
+        });
         let known = broker.clone();
         let incoming = tools.incoming(attestor.clone(), room, move |peer| known.knows(peer), stopped(stopping.clone()));
         let tools_serve = delivery::serve_tools(incoming, broker.clone(), health.clone());
@@ -295,6 +308,11 @@ impl Daemon {
             loading.abort();
             ended
         });
+        if let Some((plane, served)) = remote {
+            // Its sessions were told with the others; their connections had the same time to end.
+            let _ = plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), served).await });
+            plane.shutdown_timeout(Duration::from_millis(500));
+        }
         // The operators' side drains in the time that is left; then everything goes, and values with it.
         let _ = tools_plane.block_on(async { tokio::time::timeout(Duration::from_millis(200), admin_serves).await });
         control_plane.block_on(operations.close());

@@ -2,16 +2,23 @@
 //! how they travel. The one place that makes a `tonic::Status`.
 
 mod admin;
+mod admin_approvals;
+mod admin_tokens;
+mod connection;
 mod credentials;
 mod frame;
 mod gather;
+mod idle;
 mod launch;
 mod listener;
+mod login;
 mod metrics;
 mod pace;
 mod passed;
 mod places;
 mod redact;
+mod remote;
+mod remote_places;
 mod requests;
 mod serve;
 mod status;
@@ -24,4 +31,5 @@ pub use listener::{BindError, Listener, Socket};
 pub use metrics::{Metrics, MetricsListener, serve_metrics};
 pub use passed::{BadSocket, Expected};
 pub use places::{Connections, Room};
-pub use serve::{Health, serve_admin, serve_tools};
+pub use remote::{RemoteListener, RemoteRoom};
+pub use serve::{Health, Remote, serve_admin, serve_remote, serve_tools};

@@ -89,6 +89,16 @@ name!(
     ExporterName, "an exporter's name", 64, b"._-", false
 );
 
+name!(
+    /// Names an issuer of tokens: `login`. Lower-case letters, digits and `._-`, at most 64.
+    IssuerName, "an issuer's name", 64, b"._-", false
+);
+
+name!(
+    /// Names whom a token was issued to: `ci-runner`. Lower-case letters, digits and `._-`, at most 64.
+    TokenName, "a token's name", 64, b"._-", false
+);
+
 /// One value of a secret, as its source names it: a version id, a number. At most 128 printable ASCII characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(Arc<str>);

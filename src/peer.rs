@@ -1,6 +1,9 @@
 //! Who is calling, as facts from the kernel or the TLS handshake, never from the caller's own words.
 
-use std::{fmt, path::PathBuf};
+use std::{fmt, path::PathBuf, sync::Arc};
+
+mod remote;
+pub use remote::{Certificate, Jwt, Remote, Token};
 
 /// A caller. Made only by [`attest`](crate::attest); everything that decides works on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +20,59 @@ pub struct Peer {
     pub unit: Option<Unit>,
     /// The program file, where the daemon may read it (`systemd/executable-attestation.conf` says what that takes).
     pub executable: Option<Executable>,
+    /// Set where it called over the network: then it is no process of this host, and what stands above says nothing
+    /// ([`Peer::over_network`]).
+    pub remote: Option<Arc<Remote>>,
+}
+
+/// No account: what the kernel takes for "none" (`(uid_t)-1`, setresuid(2)), so no process ever has it.
+const NO_ACCOUNT: u32 = u32::MAX;
+
+/// Whom a caller counts for, as long as it is not proven to be a tool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Seat {
+    /// A user of this host, in a unit: a process is no measure, as one user can start many.
+    User { uid: u32, unit: Option<String> },
+    /// Who was proven to call over the network.
+    Remote(String),
+}
+
+impl Peer {
+    /// A caller over the network. `connection` is a number that no other connection has: a session belongs to it as one of this host
+    /// belongs to a process.
+    pub fn over_network(remote: Remote, connection: u64) -> Self {
+        Self {
+            process: Process { pid: 0, pidfd_inode: connection },
+            uid: NO_ACCOUNT,
+            gid: NO_ACCOUNT,
+            groups: Vec::new(),
+            unit: None,
+            executable: None,
+            remote: Some(Arc::new(remote)),
+        }
+    }
+
+    /// Is it the same caller, and not only on the same connection? Over one that several share, each proves itself by its own token.
+    pub fn is(&self, other: &Self) -> bool {
+        self.process == other.process && self.remote.as_ref().map(|one| one.proof()) == other.remote.as_ref().map(|one| one.proof())
+    }
+
+    pub fn seat(&self) -> Seat {
+        match &self.remote {
+            Some(remote) => Seat::Remote(remote.subject()),
+            None => Seat::User { uid: self.uid, unit: self.unit.as_ref().map(|unit| unit.name.clone()) },
+        }
+    }
+}
+
+impl fmt::Display for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User { uid, unit: Some(unit) } => write!(f, "uid {uid} in {unit}"),
+            Self::User { uid, unit: None } => write!(f, "uid {uid}"),
+            Self::Remote(subject) => f.write_str(subject),
+        }
+    }
 }
 
 /// One process of this boot.

@@ -17,7 +17,11 @@ use crate::{
 };
 
 mod launch;
+mod remote;
+mod role;
 pub use launch::{BadCommand, Delivered, Kept, Launch, OnRedaction, OnRotation, Plan, Sandbox};
+pub use remote::{CertificateIs, JwtIs, RemoteAs};
+pub use role::{Role, Roles};
 
 /// Every tool, and the secrets each may have.
 #[derive(Debug, Clone, Default)]
@@ -27,8 +31,12 @@ pub struct Policy {
     secrets: BTreeSet<SecretName>,
     /// Those of them that nobody uses: where one shows up, something has leaked.
     canaries: BTreeSet<SecretName>,
+    /// Those that an operator must let through.
+    approvals: BTreeSet<SecretName>,
     /// What all tools together may take.
     ceilings: Ceilings,
+    /// What operators may do.
+    roles: Roles,
 }
 
 /// One tool of the policy.
@@ -46,6 +54,8 @@ pub struct ToolPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub delivery: Delivery,
+    /// May it go to a caller over the network? Never implied by a grant.
+    pub remote: bool,
     pub origin: Origin,
 }
 
@@ -78,7 +88,8 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What a caller must be. Every selector that is set must hold.
+/// What a caller must be. Every selector that is set must hold: those of a process for one of this host, [`RemoteAs`] for one over the
+/// network. A way for which none is set is closed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunAs {
     /// A systemd unit's full name, such as `mcp-billing.service`.
@@ -88,6 +99,7 @@ pub struct RunAs {
     pub group: Option<Account>,
     pub exe: Option<PathBuf>,
     pub sha256: Option<Sha256>,
+    pub remote: RemoteAs,
 }
 
 /// A user or a group: the number that the kernel compares, and the name that configuration gave.
@@ -100,6 +112,12 @@ pub struct Account {
 impl RunAs {
     /// Does the caller fit every selector? If not, the first that it does not, for the operator.
     fn check(&self, peer: &Peer) -> Result<(), String> {
+        if let Some(remote) = &peer.remote {
+            return self.remote.check(remote);
+        }
+        if !self.is_local() {
+            return Err("it calls from this host, and `run-as` has selectors for callers over the network alone".into());
+        }
         if let Some(unit) = &self.unit {
             match &peer.unit {
                 Some(found) if found.name == *unit => {}
@@ -135,6 +153,12 @@ impl RunAs {
         }
     }
 
+    /// May a process of this host fit? One without any selector at all is for tests: configuration refuses it.
+    fn is_local(&self) -> bool {
+        let on_network_alone = Self { remote: self.remote.clone(), ..Self::default() };
+        self.remote == RemoteAs::default() || *self != on_network_alone
+    }
+
     /// Does any selector look at the executable?
     pub fn needs_executable(&self) -> bool {
         self.exe.is_some() || self.sha256.is_some()
@@ -149,6 +173,7 @@ impl RunAs {
         words.extend(self.group.as_ref().map(|g| account("group", g)));
         words.extend(self.exe.as_ref().map(|e| format!("exe {}", e.display())));
         words.extend(self.sha256.map(|d| format!("sha256 {d}")));
+        words.extend(self.remote.describe());
         words
     }
 }
@@ -222,6 +247,10 @@ pub enum Denial {
     EmptyScope,
     #[error("tool {tool} has no grant for {secret} ({})", if *.exists { "the secret exists" } else { "there is no such secret" })]
     NotGranted { tool: ToolName, secret: SecretName, exists: bool },
+    #[error("tool {tool} may have {secret}, but not over the network: its grant does not say `remote = true`")]
+    NotRemote { tool: ToolName, secret: SecretName },
+    #[error("a launcher of tool {0} calls over the network: it starts tools on the daemon's own host alone")]
+    RemoteLaunch(ToolName),
     #[error("{0:?} is outside the scope that the session declared")]
     OutsideScope(String),
     #[error("{0}")]
@@ -233,12 +262,21 @@ pub enum Denial {
 impl Policy {
     /// A policy of these tools; `secrets` are all that configuration names.
     pub fn new(tools: BTreeMap<ToolName, ToolPolicy>, secrets: BTreeSet<SecretName>) -> Self {
-        Self { tools, secrets, canaries: BTreeSet::new(), ceilings: Ceilings::default() }
+        Self { tools, secrets, canaries: BTreeSet::new(), approvals: BTreeSet::new(), ceilings: Ceilings::default(), roles: Roles::default() }
     }
 
     /// The same, with these bounds over all tools.
     pub fn with_ceilings(self, ceilings: Ceilings) -> Self {
         Self { ceilings, ..self }
+    }
+
+    /// The same, with these roles for operators.
+    pub fn with_roles(self, roles: Roles) -> Self {
+        Self { roles, ..self }
+    }
+
+    pub fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     pub fn ceilings(&self) -> &Ceilings {
@@ -260,6 +298,16 @@ impl Policy {
         Self { canaries, ..self }
     }
 
+    /// The same, with these secrets as such that an operator must let through.
+    pub fn with_approvals(self, approvals: BTreeSet<SecretName>) -> Self {
+        Self { approvals, ..self }
+    }
+
+    /// Must an operator let it through?
+    pub fn needs_approval(&self, secret: &SecretName) -> bool {
+        self.approvals.contains(secret)
+    }
+
     /// Is this a secret that nobody uses?
     pub fn is_canary(&self, secret: &SecretName) -> bool {
         self.canaries.contains(secret)
@@ -277,6 +325,12 @@ impl Policy {
     /// Every secret that some tool may have: the only ones worth loading.
     pub fn granted(&self) -> BTreeSet<&SecretName> {
         self.tools.values().flat_map(|tool| tool.grants.keys()).collect()
+    }
+
+    /// The files of authorities that selectors of tools and operators ask for.
+    pub fn authorities(&self) -> Vec<PathBuf> {
+        let tools = self.tools.values().map(|tool| &tool.run_as);
+        remote::authorities(tools.chain(self.roles.selectors()).map(|run_as| &run_as.remote))
     }
 
     /// Does any tool's identity rest on its executable?
@@ -302,13 +356,16 @@ impl Policy {
         if declared.is_empty() {
             return Err(Denial::EmptyScope);
         }
-        self.all_granted(name, tool, declared.iter())?;
+        self.all_granted(peer, name, tool, declared.iter())?;
         Ok(Scope { tool: name.clone(), secrets: declared.iter().cloned().collect() })
     }
 
     /// A launcher declares nothing: it gets what policy delivers to a process that is launched, which may be no secret at all.
     fn launch(&self, peer: &Peer, name: &ToolName, command: &[String]) -> Result<(Scope, Plan), Denial> {
         let tool = self.attested(peer, name)?;
+        if peer.remote.is_some() {
+            return Err(Denial::RemoteLaunch(name.clone()));
+        }
         let command = tool.launch.accepts(name, command).map_err(Denial::Command)?;
         let launched = tool.grants.iter().filter(|(_, rule)| rule.delivery.is_launched());
         let delivered = |(secret, rule): (&SecretName, &Rule)| Delivered {
@@ -325,7 +382,7 @@ impl Policy {
     fn keep(&self, peer: &Peer, kept: Kept<'_>) -> Result<Scope, Denial> {
         let (scope, name) = (kept.scope, &kept.scope.tool);
         let tool = self.attested(peer, name)?;
-        self.all_granted(name, tool, scope.secrets.iter())?;
+        self.all_granted(peer, name, tool, scope.secrets.iter())?;
         if let Some(command) = kept.command {
             tool.launch.accepts(name, command).map_err(Denial::Command)?;
         }
@@ -334,13 +391,22 @@ impl Policy {
 
     fn all_granted<'s>(
         &self,
+        peer: &Peer,
         name: &ToolName,
         tool: &ToolPolicy,
         mut secrets: impl Iterator<Item = &'s SecretName>,
     ) -> Result<(), Denial> {
-        match secrets.find(|secret| !tool.grants.contains_key(*secret)) {
-            Some(secret) => Err(self.not_granted(name, secret)),
-            None => Ok(()),
+        secrets.try_for_each(|secret| self.grant(peer, name, tool, secret).map(drop))
+    }
+
+    /// The one look at a grant: that it is there, and reaches as far as the caller is away.
+    fn grant<'p>(&'p self, peer: &Peer, name: &ToolName, tool: &'p ToolPolicy, secret: &SecretName) -> Result<Grant<'p>, Denial> {
+        match tool.grants.get_key_value(secret) {
+            Some((secret, rule)) if peer.remote.is_some() && !rule.remote => {
+                Err(Denial::NotRemote { tool: name.clone(), secret: secret.clone() })
+            }
+            Some((secret, rule)) => Ok(Grant { secret, rule }),
+            None => Err(self.not_granted(name, secret)),
         }
     }
 
@@ -350,10 +416,7 @@ impl Policy {
             return Err(Denial::OutsideScope(secret.chars().take(128).collect()));
         };
         // The scope was within the grants when the session opened; the policy may have changed since.
-        match tool.grants.get_key_value(declared) {
-            Some((secret, rule)) => Ok(Grant { secret, rule }),
-            None => Err(self.not_granted(&scope.tool, declared)),
-        }
+        self.grant(peer, &scope.tool, tool, declared)
     }
 
     fn attested(&self, peer: &Peer, name: &ToolName) -> Result<&ToolPolicy, Denial> {

@@ -181,7 +181,7 @@ fn say(what: &str, hint: &str) {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let (code, hint) = match &error {
-            Error::Unreachable { .. } | Error::TimedOut(_) => {
+            Error::Unreachable { .. } | Error::RemoteUnreachable { .. } | Error::TimedOut(_) => {
                 (UNREACHABLE, "systemctl status valetkeyd; or --socket PATH for one that listens elsewhere")
             }
             // It says what to do by itself.

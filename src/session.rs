@@ -20,7 +20,7 @@ use crate::{
     audit::Who,
     limits::Tally,
     name::{SecretName, SessionId, ToolName, Version},
-    peer::{Peer, Process},
+    peer::Peer,
     policy::{Plan, Scope},
 };
 
@@ -253,7 +253,7 @@ impl Sessions {
     /// Opens a session for a scope that policy accepted.
     pub fn open(&self, id: SessionId, opening: Opening, now: SystemTime) -> Arc<Session> {
         let Opening { scope, peer, purpose, plan, form, lifetime, lives_until, tally } = opening;
-        let who = Who::new(Some(scope.tool()), Some(&id), Some(&peer), None);
+        let who = Who::new(Some(scope.tool()), Some(&id), Some(&peer));
         let session = Arc::new(Session {
             id,
             scope,
@@ -277,9 +277,9 @@ impl Sessions {
         session
     }
 
-    /// The session of this id, if this very process opened it.
-    pub fn of(&self, id: &SessionId, process: &Process) -> Option<Arc<Session>> {
-        lock(&self.open).get(id).filter(|session| session.peer.process == *process).cloned()
+    /// The session of this id, if this very caller opened it.
+    pub fn of(&self, id: &SessionId, peer: &Peer) -> Option<Arc<Session>> {
+        lock(&self.open).get(id).filter(|session| session.peer.is(peer)).cloned()
     }
 
     /// All of them, oldest first.

@@ -25,7 +25,9 @@ const NEVER: [(&str, &[&str]); 9] = [
 ];
 
 /// Crates that may appear in these modules only.
-const ONLY_IN: [(&str, &[&str]); 13] = [
+const ONLY_IN: [(&str, &[&str]); 15] = [
+    ("jsonwebtoken", &["attest/remote"]),
+    ("x509_cert", &["attest/remote/names"]),
     ("aws_sigv4", &["export/aws"]),
     ("aws_sdk", &["source/aws"]),
     ("aws_config", &["source/aws"]),

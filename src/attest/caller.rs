@@ -106,7 +106,7 @@ impl Caller {
         };
         let process = Process { pid: connected.pid, pidfd_inode };
         let caller = Self {
-            peer: Peer { process, uid: connected.uid, gid: connected.gid, groups, unit, executable },
+            peer: Peer { process, uid: connected.uid, gid: connected.gid, groups, unit, executable, remote: None },
             manager,
             run,
             attestor: attestor.clone(),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use super::line::Fields;
 use crate::{
     name::{SecretName, SessionId, SourceName, ToolName, Version},
-    peer::Peer,
+    peer::{Peer, Remote, Token},
 };
 
 macro_rules! words {
@@ -54,6 +54,12 @@ words! {
         PolicyReloaded = "policy.reloaded",
         PolicyRefused = "policy.refused",
         AdminAction = "admin.action",
+        /// A secret is asked for that somebody must let through; and what was said.
+        ApprovalRequested = "approval.requested",
+        ApprovalGiven = "approval.given",
+        ApprovalDenied = "approval.denied",
+        /// Someone on the network did not prove who it is.
+        LoginRefused = "login.refused",
         /// Denials like one that was recorded, counted over some time.
         DenialsSummed = "denials.summed",
         LimitReached = "limit.reached",
@@ -186,15 +192,16 @@ impl<'a> Event<'a> {
 pub struct Who(Box<[u8]>);
 
 impl Who {
-    /// `subject` is that of a certificate or a token, where one proved who the peer is.
-    pub fn new(tool: Option<&ToolName>, session: Option<&SessionId>, peer: Option<&Peer>, subject: Option<&str>) -> Self {
+    pub fn new(tool: Option<&ToolName>, session: Option<&SessionId>, peer: Option<&Peer>) -> Self {
         let mut rendered = Vec::with_capacity(256);
         let mut fields = Fields::new(&mut rendered);
         fields.some("tool", tool.map(ToolName::as_str), Fields::word);
         if let Some(session) = session {
             fields.word("session", &session.to_string());
         }
-        if let Some(peer) = peer {
+        if let Some(remote) = peer.and_then(|peer| peer.remote.as_deref()) {
+            write_remote(&mut fields, remote);
+        } else if let Some(peer) = peer {
             fields.number("pid", peer.process.pid.into());
             fields.number("uid", peer.uid.into());
             fields.number("gid", peer.gid.into());
@@ -205,17 +212,38 @@ impl Who {
                 fields.hex("exe_sha256", &executable.sha256.0);
             }
         }
-        fields.some("subject", subject, Fields::text);
+        Self(rendered.into())
+    }
+
+    /// Of a caller over the network.
+    pub fn remote(tool: Option<&ToolName>, session: Option<&SessionId>, remote: &Remote) -> Self {
+        let mut rendered = Self::new(tool, session, None).0.into_vec();
+        write_remote(&mut Fields::new(&mut rendered), remote);
         Self(rendered.into())
     }
 
     /// Of a caller of whom no more is known.
     pub fn caller(tool: Option<&ToolName>, session: Option<&SessionId>, pid: u32, uid: u32, unit: Option<&str>) -> Self {
-        let mut rendered = Self::new(tool, session, None, None).0.into_vec();
+        let mut rendered = Self::new(tool, session, None).0.into_vec();
         let mut fields = Fields::new(&mut rendered);
         fields.number("pid", pid.into());
         fields.number("uid", uid.into());
         fields.some("unit", unit, Fields::text);
         Self(rendered.into())
+    }
+}
+
+/// Where it calls from, and what proves who it is. No token: of one that was issued its public id.
+fn write_remote(fields: &mut Fields<'_>, remote: &Remote) {
+    fields.text("remote", &remote.address.to_string());
+    let subject = remote.subject();
+    fields.some("subject", (!subject.is_empty()).then_some(&*subject), Fields::text);
+    if let Some(certificate) = &remote.certificate {
+        fields.hex("cert_sha256", &certificate.sha256.0);
+    }
+    match &remote.token {
+        Some(Token::Issued { id, .. }) => fields.text("token", id),
+        Some(Token::Jwt(jwt)) => fields.text("issuer", &jwt.issuer),
+        None => {}
     }
 }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     name::SessionId,
-    peer::{Executable, Peer, Process, Sha256, Unit},
+    peer::{Certificate, Executable, Jwt, Peer, Process, Remote, Sha256, Token, Unit},
 };
 
 fn event(count: u64) -> Event<'static> {
@@ -135,6 +135,7 @@ fn peer() -> Peer {
         groups: vec![],
         unit: Some(Unit { name: "mcp-\"billing\".service".into(), invocation: Some("a".repeat(32)), cgroup: 7 }),
         executable: Some(Executable { path: "/bin/x".into(), sha256: Sha256([0xab; 32]) }),
+        remote: None,
     }
 }
 
@@ -152,11 +153,26 @@ fn the_schema_knows_every_field_of_every_kind() {
         },
     );
     let (tool, session, peer) = ("billing".parse().unwrap(), SessionId::new([7; 16]), peer());
-    let who = Who::new(Some(&tool), Some(&session), Some(&peer), Some("spiffe://host/x"));
+    let certificate = Certificate {
+        sha256: Sha256([0xcd; 32]),
+        uris: vec!["spiffe://host/\"x\"".into()],
+        dns: vec![],
+        emails: vec![],
+        vouched_by: [Path::new("/etc/ca.pem").into()].into(),
+    };
+    let jwt = Jwt { issuer: "ci".into(), subject: "run\n1".into(), claims: Default::default() };
+    let over_network = |token| {
+        let (address, certificate) = ("192.0.2.1:4711".parse().unwrap(), Some(Arc::new(certificate.clone())));
+        Peer::over_network(Remote { address, certificate, token: Some(token) }, 1)
+    };
+    let issued = over_network(Token::Issued { id: "0123456789abcdef".into(), name: "ci".into() });
+    let callers = [peer, issued, over_network(Token::Jwt(Arc::new(jwt)))];
+    let mut callers = callers.iter().map(|peer| Who::new(Some(&tool), Some(&session), Some(peer))).cycle();
     let (secret, version, source) = ("a/b".parse().unwrap(), "v\\1\"".parse().unwrap(), "prod".parse().unwrap());
     let now = std::time::SystemTime::now();
     for kind in Kind::ALL.iter().copied().filter(|kind| !kind.as_str().starts_with("audit.")) {
         for outcome in Outcome::ALL {
+            let who = callers.next().unwrap();
             let full = Event {
                 reason: Some("x"),
                 who: Some(&who),

@@ -11,7 +11,7 @@ use super::{Broker, Refused};
 use crate::{
     limits::{Allowance, Limit, Limits, Meter, Places, Rate, Rates, Reached, RetryAfter, Tally, Whose},
     name::ToolName,
-    peer::Peer,
+    peer::{Peer, Seat},
     policy::{Policy, ToolPolicy},
     session::{Form, Session},
 };
@@ -22,16 +22,13 @@ pub(super) struct Taken {
     requests: Allowance,
     under_way: Places,
     strangers: Strangers,
-    operators: Mutex<BTreeMap<u32, Arc<Meter>>>,
+    operators: Mutex<BTreeMap<Seat, Arc<Meter>>>,
 }
 
-/// A user id, in a unit.
-type Stranger = (u32, Option<String>);
-
-/// Those who were refused before they were proven to be a tool, by user id and unit.
+/// Those who were refused before they were proven to be a tool, by user id and unit, or by whom a certificate or a token names.
 #[derive(Default)]
 struct Strangers {
-    known: Mutex<BTreeMap<Stranger, Arc<Meter>>>,
+    known: Mutex<BTreeMap<Seat, Arc<Meter>>>,
     /// Of all for whom there is no room: units come and go under names that their users choose.
     others: Arc<Meter>,
 }
@@ -45,7 +42,7 @@ const LATER: Duration = Duration::from_secs(1);
 
 impl Strangers {
     fn meter(&self, peer: &Peer, now: Duration) -> Arc<Meter> {
-        let who = (peer.uid, peer.unit.as_ref().map(|unit| unit.name.clone()));
+        let who = peer.seat();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_STRANGERS && !known.contains_key(&who) {
             known.retain(|_, meter| !meter.is_full(now));
@@ -186,9 +183,9 @@ impl Broker {
     }
 
     /// One call of an operator.
-    pub fn operate(&self, uid: u32) -> Result<(), Refused> {
+    pub fn operate(&self, operator: &Peer) -> Result<(), Refused> {
         let most = self.policy().ceilings().admin_per_minute;
-        let meter = self.taken.operators.lock().unwrap_or_else(PoisonError::into_inner).entry(uid).or_default().clone();
+        let meter = self.taken.operators.lock().unwrap_or_else(PoisonError::into_inner).entry(by_user(operator.seat())).or_default().clone();
         let taken = meter.take(&Rate::new(most, MINUTE, Limits::per_second_of(most)), 1, self.uptime());
         taken.map_err(|RetryAfter(wait)| {
             let reached = Reached { limit: Limit::AdminPerMinute, of: Whose::User, value: most.into() };
@@ -203,5 +200,13 @@ impl Broker {
             Form::Unary { expires } => (Form::Unary { expires: expires.min(until) }, until),
             form => (form, until),
         }
+    }
+}
+
+/// An operator counts for all units of a user: who may name units could have as many allowances as it likes.
+fn by_user(seat: Seat) -> Seat {
+    match seat {
+        Seat::User { uid, .. } => Seat::User { uid, unit: None },
+        remote => remote,
     }
 }

@@ -7,10 +7,11 @@ use std::{
     time::Duration,
 };
 
-use tracing::{debug, info, warn};
+use tracing::{debug, field, info, warn};
 
 use super::{
     Broker, Reason, Refused,
+    logins::{self, LoginRefused},
     redactions::{self, Find},
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     audit::{Ticket, Unavailable},
     limits::{Limit, Repeats, Told},
     name::{SecretName, SessionId, ToolName, Version},
-    peer::Peer,
+    peer::{Peer, Seat},
     policy::{Origin, Plan, Policy},
     session::{End, Session},
 };
@@ -53,6 +54,8 @@ pub enum Event<'a> {
     Refused(&'a Told<Refusal>),
     /// The same of values that were found where they should not be.
     Found(&'a Told<Find>),
+    /// The same of those over the network who did not prove who they are.
+    LoginRefused(&'a Told<LoginRefused>),
 }
 
 /// Someone who was refused something.
@@ -62,9 +65,7 @@ pub struct Refusal {
     /// The tool that it is or, where that was not proven, says that it is; one of policy's.
     pub tool: Option<ToolName>,
     pub session: Option<SessionId>,
-    pub pid: u32,
-    pub uid: u32,
-    pub unit: Option<String>,
+    pub peer: Peer,
     /// For the operator. May quote, cleaned, what the caller asked for.
     pub why: String,
 }
@@ -85,8 +86,8 @@ pub struct RefusalKind {
 pub enum Who {
     /// One that was proven to be this tool.
     Tool(ToolName),
-    /// A user in a unit, which may have said that it is this tool.
-    Stranger { uid: u32, unit: Option<String>, says: Option<ToolName> },
+    /// Someone who may have said that it is this tool.
+    Stranger { seat: Seat, says: Option<ToolName> },
 }
 
 /// Whom a use case works for, as far as it is known.
@@ -142,14 +143,13 @@ impl Refusals {
         let tool = asker.tool.parse().ok().filter(|tool: &ToolName| policy.tool(tool.as_str()).is_some());
         let limit = refused.limit.map(|reached| reached.limit);
         *lock(&self.counts).entry((tool.clone(), refused.reason, limit)).or_default() += 1;
-        let unit = asker.peer.unit.as_ref().map(|unit| unit.name.clone());
         let who = match (asker.session, &tool) {
             (Some(session), _) => Who::Tool(session.tool().clone()),
             // It opens a session, and was proven to be the tool before it came to the limits of one.
             (None, Some(tool)) if refused.limit.is_some_and(|reached| reached.limit != Limit::OpensPerMinute) => {
                 Who::Tool(tool.clone())
             }
-            (None, _) => Who::Stranger { uid: asker.peer.uid, unit: unit.clone(), says: tool.clone() },
+            (None, _) => Who::Stranger { seat: asker.peer.seat(), says: tool.clone() },
         };
         let repeats = if matches!(who, Who::Tool(_)) { &self.tools } else { &self.strangers };
         let kind = RefusalKind { who, reason: refused.reason, limit, secret: refused.why.secret.clone() };
@@ -157,9 +157,7 @@ impl Refusals {
             kind: kind.clone(),
             tool: tool.clone(),
             session: asker.session.map(|session| session.id),
-            pid: asker.peer.process.pid,
-            uid: asker.peer.uid,
-            unit: unit.clone(),
+            peer: asker.peer.clone(),
             why: if refused.why.text.is_empty() { refused.message.clone() } else { refused.why.text.clone() },
         };
         lock(repeats).add(&kind, 1, now, make, |_| ())
@@ -211,7 +209,7 @@ impl Broker {
             {
                 let tool = asker.session.map(Session::tool);
                 let subject = || Subject::of(asker.peer, tool.cloned(), asker.session.map(|session| session.id));
-                alarms.denial(subject, tool, asker.peer.uid);
+                alarms.denial(subject, tool, asker.peer.seat());
             }
             let told = self.refusals.add(&policy, asker, refused, self.uptime());
             told.iter().for_each(|told| self.note(&Event::Refused(told)));
@@ -229,12 +227,14 @@ impl Broker {
         let now = self.uptime();
         self.refusals.due(now).iter().for_each(|told| self.note(&Event::Refused(told)));
         self.redactions.due(now).iter().for_each(|told| self.note(&Event::Found(told)));
+        self.logins.due(now).iter().for_each(|told| self.note(&Event::LoginRefused(told)));
     }
 
     /// Notes all that waits to be summed up. When nothing more comes.
     pub fn finish(&self) {
         self.refusals.finish().iter().for_each(|told| self.note(&Event::Refused(told)));
         self.redactions.finish().iter().for_each(|told| self.note(&Event::Found(told)));
+        self.logins.finish().iter().for_each(|told| self.note(&Event::LoginRefused(told)));
     }
 }
 
@@ -243,8 +243,13 @@ impl Event<'_> {
         match self {
             Self::SessionOpened(session) => {
                 let (peer, secrets) = (&session.peer, session.scope.secrets().count());
-                let (unit, program) = (unit(peer), session.plan.as_ref().map(Plan::program));
-                info!(tool = %session.tool(), session = %session.id, pid = peer.process.pid, uid = peer.uid, unit, secrets, program, "session opened");
+                let program = session.plan.as_ref().map(Plan::program);
+                if let Some(remote) = &peer.remote {
+                    let subject = remote.subject();
+                    info!(tool = %session.tool(), session = %session.id, remote = %remote.address, subject, secrets, "session opened");
+                } else {
+                    info!(tool = %session.tool(), session = %session.id, pid = peer.process.pid, uid = peer.uid, unit = unit(peer), secrets, program, "session opened");
+                }
             }
             Self::SessionEnded(session, why) => {
                 info!(tool = %session.tool(), session = %session.id, ?why, "session ended");
@@ -257,6 +262,7 @@ impl Event<'_> {
             }
             Self::Refused(told) => log_refusal(told),
             Self::Found(told) => redactions::log(told),
+            Self::LoginRefused(told) => logins::log(told),
         }
     }
 }
@@ -271,11 +277,9 @@ impl Event<'_> {
                 }
             }
             Self::HandedOut { session, secret, first: true, .. } => alarms.used(session.tool(), secret, || subject(session)),
-            Self::Refused(Told { event: Refusal { kind, tool, session, pid, uid, unit, .. }, count, .. }) => {
+            Self::Refused(Told { event: Refusal { kind, tool, session, peer, .. }, count, .. }) => {
                 if let (true, Some(_)) = (kind.reason.is_denial(), &kind.secret) {
-                    let (tool, unit, secret) = (tool.clone(), unit.clone(), kind.secret.clone());
-                    let (pid, uid) = (Some(*pid), Some(*uid));
-                    let subject = Subject { tool, secret, session: *session, pid, uid, unit, executable: None };
+                    let subject = Subject { secret: kind.secret.clone(), ..Subject::of(peer, tool.clone(), *session) };
                     alarms.denied(subject, *count, kind.reason.word());
                 }
             }
@@ -287,7 +291,11 @@ impl Event<'_> {
                     find.kind.channel.word(),
                 );
             }
-            Self::Found(_) | Self::HandedOut { .. } | Self::SessionEnded(..) | Self::InUse { .. } => {}
+            Self::Found(_)
+            | Self::HandedOut { .. }
+            | Self::SessionEnded(..)
+            | Self::InUse { .. }
+            | Self::LoginRefused(_) => {}
         }
     }
 }
@@ -297,23 +305,29 @@ fn subject(session: &Session) -> Subject {
 }
 
 fn log_refusal(Told { event, count, total, others }: &Told<Refusal>) {
-    let Refusal { kind, tool, pid, uid, unit, why, .. } = event;
-    let (tool, unit) = (tool.as_ref().map_or("-", |tool| tool.as_str()), unit.as_deref().unwrap_or("-"));
+    let Refusal { kind, tool, peer, why, .. } = event;
+    let tool = tool.as_ref().map_or("-", |tool| tool.as_str());
+    let remote = peer.remote.as_ref().map(|remote| field::display(remote.address));
+    let subject = peer.remote.as_ref().map(|remote| remote.subject());
+    let (pid, uid, unit) = match remote {
+        Some(_) => (None, None, None),
+        None => (Some(peer.process.pid), Some(peer.uid), Some(unit(peer))),
+    };
     let reason = kind.reason;
     // What has a remedy at this host is a warning; a program's own mistakes are for who debugs it.
     let what = match kind.reason {
         reason if reason.is_denial() => "denied",
         Reason::LimitReached => "over a limit",
         Reason::SecretUnavailable => "not to be had",
-        _ => return debug!(tool, pid, uid, unit, ?reason, count, total, "refused: {why}"),
+        _ => return debug!(tool, pid, uid, unit, remote, subject, ?reason, count, total, "refused: {why}"),
     };
     match (others, count) {
         (true, _) => warn!(
             count,
-            total, "{what}: many callers of many kinds, the latest of them tool {tool}, uid {uid}, unit {unit}: {why}"
+            total, "{what}: many callers of many kinds, the latest of them tool {tool}, {}: {why}", peer.seat()
         ),
-        (false, 1) => warn!(tool, pid, uid, unit, ?reason, total, "{what}: {why}"),
-        (false, _) => warn!(tool, pid, uid, unit, ?reason, count, total, "{what} again and again, the last time: {why}"),
+        (false, 1) => warn!(tool, pid, uid, unit, remote, subject, ?reason, total, "{what}: {why}"),
+        (false, _) => warn!(tool, pid, uid, unit, remote, subject, ?reason, count, total, "{what} again and again, the last time: {why}"),
     }
 }
 

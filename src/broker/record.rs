@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Broker, Event, Reason, Refusal, Refused, events, redactions::Find};
+use super::{Broker, Event, Reason, Refusal, Refused, events, logins::LoginRefused, redactions::Find};
 use crate::{
     alarm::{self, Alarm, Alarms},
     audit::{self, Kind, Log, Outcome, Place, Recorded, Ticket, Unavailable, Who},
@@ -63,6 +63,8 @@ pub struct Deed<'a> {
     /// How many were concerned.
     pub count: Option<u64>,
     pub failed: bool,
+    /// More, in names and ids.
+    pub detail: Option<&'a str>,
 }
 
 /// The versions that were last on record.
@@ -83,11 +85,12 @@ impl Broker {
     pub(super) fn record_alarms(&self, alarms: &Alarms) {
         let log = self.audit.clone();
         alarms.tell(Box::new(move |Alarm { kind, subject, count, .. }| {
-            let alarm::Subject { tool, secret, session, pid, uid, unit, .. } = subject;
+            let alarm::Subject { tool, secret, session, pid, uid, unit, remote, .. } = subject;
             let (tool, session) = (tool.as_ref(), session.as_ref());
-            let who = match (pid, uid) {
-                (Some(pid), Some(uid)) => Who::caller(tool, session, *pid, *uid, unit.as_deref()),
-                _ => Who::new(tool, session, None, None),
+            let who = match (pid, uid, remote) {
+                (_, _, Some(remote)) => Who::remote(tool, session, remote),
+                (Some(pid), Some(uid), None) => Who::caller(tool, session, *pid, *uid, unit.as_deref()),
+                _ => Who::new(tool, session, None),
             };
             let raised = audit::Event::new(audit::Kind::AlarmRaised, Outcome::Success);
             let (who, secret) = (Some(&who), secret.as_ref());
@@ -110,7 +113,7 @@ impl Broker {
     /// An operator did something.
     pub fn operated(&self, operator: &Peer, deed: &Deed<'_>) {
         let (tool, session) = (deed.session.map(|session| session.tool()), deed.session.map(|session| &session.id));
-        let who = Who::new(tool, session, Some(operator), None);
+        let who = Who::new(tool, session, Some(operator));
         let outcome = if deed.failed { Outcome::Failure } else { Outcome::Success };
         let (action, secret, count) = (Some(deed.action), deed.secret, deed.count);
         self.audit.note(&audit::Event {
@@ -118,6 +121,7 @@ impl Broker {
             action,
             secret,
             count,
+            detail: deed.detail,
             ..audit::Event::new(Kind::AdminAction, outcome)
         });
     }
@@ -181,6 +185,7 @@ fn with_record<T>(event: &Event<'_>, put: impl FnOnce(&audit::Event<'_>) -> T) -
         }),
         Event::Refused(told) => with_refusal(told, put),
         Event::Found(told) => with_find(told, put),
+        Event::LoginRefused(told) => with_login(told, put),
     }
 }
 
@@ -190,8 +195,8 @@ fn place(Origin { file, line }: &Origin) -> Place<'_> {
 
 fn with_refusal<T>(told: &Told<Refusal>, put: impl FnOnce(&audit::Event<'_>) -> T) -> T {
     let Told { event, count, others, .. } = told;
-    let Refusal { kind: events::RefusalKind { reason, limit, secret, .. }, tool, session, pid, uid, unit, .. } = event;
-    let who = (!others).then(|| Who::caller(tool.as_ref(), session.as_ref(), *pid, *uid, unit.as_deref()));
+    let Refusal { kind: events::RefusalKind { reason, limit, secret, .. }, tool, session, peer, .. } = event;
+    let who = (!others).then(|| Who::new(tool.as_ref(), session.as_ref(), Some(peer)));
     let kind = match (reason, session) {
         _ if *count > 1 || *others => Kind::DenialsSummed,
         (Reason::LimitReached, _) => Kind::LimitReached,
@@ -211,7 +216,7 @@ fn with_refusal<T>(told: &Told<Refusal>, put: impl FnOnce(&audit::Event<'_>) -> 
 
 fn with_find<T>(told: &Told<Find>, put: impl FnOnce(&audit::Event<'_>) -> T) -> T {
     let Find { kind, session, version, stopped, canary } = &told.event;
-    let who = Who::new(kind.tool.as_ref(), session.as_ref(), None, None);
+    let who = Who::new(kind.tool.as_ref(), session.as_ref(), None);
     put(&audit::Event {
         who: Some(&who),
         reason: stopped.then_some("tool-stopped"),
@@ -222,6 +227,18 @@ fn with_find<T>(told: &Told<Find>, put: impl FnOnce(&audit::Event<'_>) -> T) -> 
         canary: *canary,
         count: Some(told.count),
         ..audit::Event::new(Kind::RedactionFound, Outcome::Success)
+    })
+}
+
+fn with_login<T>(told: &Told<LoginRefused>, put: impl FnOnce(&audit::Event<'_>) -> T) -> T {
+    let Told { event: LoginRefused { remote, reason, why }, count, others, .. } = told;
+    let who = (!others).then(|| Who::remote(None, None, remote));
+    put(&audit::Event {
+        who: who.as_ref(),
+        reason: (!others).then_some(reason),
+        count: (*count > 1 || *others).then_some(*count),
+        detail: (!others).then_some(why),
+        ..audit::Event::new(Kind::LoginRefused, Outcome::Denied)
     })
 }
 

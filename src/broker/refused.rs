@@ -24,6 +24,9 @@ pub enum Reason {
     NotReady,
     CommandNotAllowed,
     AuditUnavailable,
+    NotAuthenticated,
+    ApprovalPending,
+    ApprovalDenied,
 }
 
 /// A refusal in the tool's words.
@@ -63,22 +66,25 @@ impl Reason {
             Self::NotReady => "NOT_READY",
             Self::CommandNotAllowed => "COMMAND_NOT_ALLOWED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::NotAuthenticated => "NOT_AUTHENTICATED",
+            Self::ApprovalPending => "APPROVAL_PENDING",
+            Self::ApprovalDenied => "APPROVAL_DENIED",
         }
     }
 
     /// Did policy say no?
     pub(super) fn is_denial(self) -> bool {
         match self {
-            Self::ToolNotAllowed | Self::ScopeNotAllowed | Self::OutsideScope | Self::PeerChanged | Self::CommandNotAllowed => {
-                true
-            }
+            Self::ToolNotAllowed | Self::ScopeNotAllowed | Self::OutsideScope | Self::PeerChanged | Self::CommandNotAllowed | Self::ApprovalDenied => true,
             Self::SecretUnavailable
             | Self::LimitReached
             | Self::SessionNotOpen
             | Self::BadRequest
             | Self::ShuttingDown
             | Self::NotReady
-            | Self::AuditUnavailable => false,
+            | Self::AuditUnavailable
+            | Self::NotAuthenticated
+            | Self::ApprovalPending => false,
         }
     }
 }
@@ -98,13 +104,35 @@ impl Refused {
         Self::new(Reason::BadRequest, message)
     }
 
+    /// Whoever calls over the network did not prove who it is. The same in each case: what was wrong is for the record.
+    pub fn not_authenticated() -> Self {
+        let message = "who calls is not proven: it takes a client certificate or a bearer token that is good here";
+        Self::new(Reason::NotAuthenticated, message)
+    }
+
+    /// Somebody must let it through first.
+    pub(super) fn approval_pending(secret: &SecretName, id: &str) -> Self {
+        let message = format!("{secret} waits for an operator to approve it: valetkey approve {id}");
+        Self { retry_after: Some(Duration::from_secs(2)), ..Self::new(Reason::ApprovalPending, message) }
+    }
+
+    pub(super) fn approval_denied(secret: &SecretName) -> Self {
+        Self::new(Reason::ApprovalDenied, format!("an operator said no to {secret}"))
+            .because(format!("an operator said no to {secret}"), Some(secret.clone()))
+    }
+
+    pub(super) fn too_many_approvals() -> Self {
+        let message = "too many requests wait for an operator's approval already";
+        Self { retry_after: Some(Duration::from_secs(30)), ..Self::new(Reason::ApprovalPending, message) }
+    }
+
     /// A secret of an open session has no value any more.
     pub fn withdrawn(secret: &SecretName) -> Self {
         Self::new(Reason::SecretUnavailable, format!("{secret} was withdrawn: stop using it"))
     }
 
     pub(super) fn changed() -> Self {
-        Self::new(Reason::PeerChanged, "this process is not the one that connected: connect again")
+        Self::new(Reason::PeerChanged, "the caller is not who connected any more: connect again")
     }
 
     pub(super) fn not_open() -> Self {

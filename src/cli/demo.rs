@@ -173,7 +173,7 @@ impl Stage {
         let mut daemon = Daemon(die_with_us(&mut command).spawn()?);
         let admin = self.dir.join("run/admin.sock");
         let begun = Instant::now();
-        while !admin.exists() || block_on(remote::admin(&admin))?.is_err() {
+        while !admin.exists() || block_on(remote::admin(&admin.clone().into()))?.is_err() {
             if daemon.0.try_wait()?.is_some() || begun.elapsed() > Duration::from_secs(20) {
                 return Err(daemon.why_not());
             }
@@ -186,7 +186,7 @@ impl Stage {
     /// The sockets are there before the secrets are: wait for the first answer.
     fn wait_until_serving(&self, admin: &Path) -> Outcome {
         let status = block_on(async {
-            let mut client = remote::admin(admin).await?;
+            let mut client = remote::admin(&admin.into()).await?;
             let call = client.status(v1::StatusRequest {});
             let status = tokio::time::timeout(Duration::from_secs(20), call).await;
             status
@@ -211,7 +211,7 @@ impl Stage {
     }
 
     async fn map(&self) -> Result<String, Failure> {
-        let mut admin = remote::admin(&self.dir.join("run/admin.sock")).await?;
+        let mut admin = remote::admin(&self.dir.join("run/admin.sock").into()).await?;
         let refused = |status: tonic::Status| remote::refused(&status);
         let tools = admin.list_tools(v1::ListToolsRequest {}).await.map_err(refused)?.into_inner().tools;
         let secrets = admin.list_secrets(v1::ListSecretsRequest {}).await.map_err(refused)?.into_inner().secrets;

@@ -76,7 +76,7 @@ fn offline(args: &Args, file: &std::path::Path) -> Result<Explanation, Failure> 
 
 fn ask_daemon(args: &Args) -> Result<Explanation, Failure> {
     let got = block_on(async {
-        let mut admin = remote::admin(&args.socket.path()).await?;
+        let mut admin = remote::admin(&args.socket.place()?).await?;
         let request = v1::ExplainRequest { tool: args.tool.clone(), secret: args.secret.clone() };
         admin.explain(request).await.map_err(|status| remote::refused(&status))
     })??;

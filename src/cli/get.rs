@@ -41,12 +41,14 @@ pub fn run(args: &Args) -> Outcome {
 /// A client's error as an exit code and a hint.
 pub fn failure(error: &Error) -> Failure {
     let (code, hint) = match error {
+        Error::RemoteUnreachable { .. } => (UNREACHABLE, "the daemon's log says whether it was asked, and why it refused"),
         Error::Unreachable { .. } | Error::TimedOut(_) => {
             (UNREACHABLE, "systemctl status valetkeyd; or --socket PATH for one that listens elsewhere")
         }
         Error::Denied { .. } => (DENIED, "an operator can ask: valetkey explain TOOL SECRET"),
         Error::Limited { .. } => (DENIED, "the limit is the tool's `limits` in its policy file"),
         Error::BadRequest(_) => (USAGE, "valetkey tools and valetkey secrets list the names"),
+        Error::ApprovalPending { .. } => (DENIED, "ask an operator, and then again; `valetkey approvals` lists what waits"),
         Error::NotOnRecord { .. } => {
             (FAILED, "mend the disk of the audit log; an operator can see what is wrong with: valetkey status")
         }

@@ -25,7 +25,7 @@ pub struct Args {
 macro_rules! ask {
     ($args:expr, $call:ident, $request:expr) => {
         block_on(async {
-            let mut admin = remote::admin(&$args.socket.path()).await?;
+            let mut admin = remote::admin(&$args.socket.place()?).await?;
             admin.$call($request).await.map(tonic::Response::into_inner).map_err(|status| remote::refused(&status))
         })??
     };

@@ -78,7 +78,7 @@ pub struct ReloadArgs {
 /// Returns when the reload is done, and fails when the new configuration is bad.
 pub fn reload(args: &ReloadArgs) -> Outcome {
     let done = block_on(async {
-        let mut admin = remote::admin(&args.socket.path()).await?;
+        let mut admin = remote::admin(&args.socket.place()?).await?;
         admin.reload(v1::ReloadRequest {}).await.map_err(|status| remote::refused(&status))
     })??;
     let v1::ReloadResponse { changes, sessions_ended } = done.into_inner();
@@ -115,7 +115,7 @@ pub fn revoke(args: &RevokeArgs) -> Outcome {
         Target::Secret { name } => Wire::Secret(name.clone()),
     };
     let done = block_on(async {
-        let mut admin = remote::admin(&args.socket.path()).await?;
+        let mut admin = remote::admin(&args.socket.place()?).await?;
         let request = v1::RevokeRequest { target: Some(target) };
         admin.revoke(request).await.map_err(|status| remote::refused(&status))
     })??;

@@ -184,7 +184,7 @@ fn read(piece: &mut [u8]) -> std::io::Result<usize> {
 async fn ask_daemon(args: &Args, sink: &mut Sink) -> Outcome {
     match &args.tool {
         None => {
-            let mut admin = remote::admin(&args.socket.path()).await?;
+            let mut admin = remote::admin(&args.socket.place()?).await?;
             let (text, broken) = input(String::new(), args.shapes.is_some());
             let answers = admin.redact(text).await.map_err(|status| remote::refused(&status))?;
             take(answers.into_inner(), sink, remote::refused).await?;

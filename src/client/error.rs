@@ -14,6 +14,9 @@ pub enum Error {
     /// No daemon answers.
     #[error("no broker answers at {socket}: {detail}; is valetkeyd running? (systemctl status valetkeyd)")]
     Unreachable { socket: PathBuf, detail: String },
+    /// No daemon answers on another host, or it is not the one that was expected, or it does not take the certificate.
+    #[error("no broker answers at {address}: {detail}")]
+    RemoteUnreachable { address: String, detail: String },
     /// The daemon did not answer in time.
     #[error("the broker did not answer within {} s", .0.as_secs_f32())]
     TimedOut(Duration),
@@ -31,6 +34,9 @@ pub enum Error {
     /// time-out allows.
     #[error("{message}")]
     NotOnRecord { message: String, retry_after: Option<Duration> },
+    /// An operator must approve it first. The client waits for that as long as its time-out allows; asking again later is what to do.
+    #[error("waiting: {message}")]
+    ApprovalPending { message: String, retry_after: Option<Duration> },
     /// The session has ended.
     #[error("the session has ended: {0}")]
     Ended(String),
@@ -59,8 +65,8 @@ impl Error {
     pub fn retry(&self) -> Retry {
         const SOON: Duration = Duration::from_secs(1);
         match self {
-            Self::Unreachable { .. } | Self::TimedOut(_) => Retry::After(SOON),
-            Self::Unavailable { retry_after, .. } | Self::NotOnRecord { retry_after, .. } => {
+            Self::Unreachable { .. } | Self::RemoteUnreachable { .. } | Self::TimedOut(_) => Retry::After(SOON),
+            Self::Unavailable { retry_after, .. } | Self::NotOnRecord { retry_after, .. } | Self::ApprovalPending { retry_after, .. } => {
                 Retry::After(retry_after.unwrap_or(SOON))
             }
             Self::Limited { retry_after, .. } => retry_after.map_or(Retry::Never, Retry::After),
@@ -88,6 +94,7 @@ impl Error {
             Reason::LimitReached => Self::Limited { message, limit, retry_after },
             Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady => Self::Unavailable { message, retry_after },
             Reason::AuditUnavailable => Self::NotOnRecord { message, retry_after },
+            Reason::ApprovalPending => Self::ApprovalPending { message, retry_after },
             Reason::SessionNotOpen => Self::Ended(message),
             Reason::BadRequest => Self::BadRequest(message),
             Reason::Unspecified => Self::BadAnswer(message),
@@ -95,6 +102,8 @@ impl Error {
             | Reason::ScopeNotAllowed
             | Reason::OutsideScope
             | Reason::PeerChanged
+            | Reason::NotAuthenticated
+            | Reason::ApprovalDenied
             | Reason::CommandNotAllowed => {
                 let reason = reason.as_str_name().trim_start_matches("REASON_").into();
                 Self::Denied { reason, message }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -15,6 +14,7 @@ use tokio::{
 use super::{
     Client, Error, Retry, Secret,
     backoff::Backoff,
+    destination::Destination,
     patience::jittered,
     session::Shared,
     wire::{self, Down, Up},
@@ -45,7 +45,7 @@ type Answer = oneshot::Sender<Result<Secret, Error>>;
 
 /// Opens the session and starts its task. The task ends when every handle is gone or the daemon ends the session for good.
 pub async fn start(client: &Client, open: Open, shared: Arc<Shared>, asks: mpsc::Receiver<Ask>) -> Result<Opened, Error> {
-    let (live, opened) = Live::open(&client.socket, &open).await?;
+    let (live, opened) = Live::open(&client.to, &open).await?;
     let wanted = Wanted { shared, flights: HashMap::new(), next_id: 1, outdated: BTreeSet::new(), retry_at: None };
     let link = Link { client: client.clone(), open, asks, wanted, acknowledged: HashMap::new() };
     tokio::spawn(link.run(live));
@@ -79,9 +79,9 @@ enum Over {
 }
 
 impl Live {
-    async fn open(socket: &Path, open: &Open) -> Result<(Self, Opened), Error> {
-        let broken = |detail: &str| Error::Unreachable { socket: socket.into(), detail: detail.into() };
-        let (mut up, mut down) = wire::open(socket).await?;
+    async fn open(to: &Destination, open: &Open) -> Result<(Self, Opened), Error> {
+        let broken = |detail: &str| to.unreachable(detail);
+        let (mut up, mut down) = wire::open(to).await?;
         up.send(&request(Request::Open(open.clone())));
         match down.message().await {
             Ok(Some(SessionResponse { response: Some(Response::Opened(opened)) })) => Ok((Self { up, down }, opened)),
@@ -207,7 +207,7 @@ impl Link {
             let attempt = async {
                 tokio::time::sleep(backoff.next().max(at_least)).await;
                 // A daemon that stands still takes the connection and never answers.
-                let opening = tokio::time::timeout(self.client.timeout, Live::open(&self.client.socket, &self.open));
+                let opening = tokio::time::timeout(self.client.timeout, Live::open(&self.client.to, &self.open));
                 opening.await.unwrap_or(Err(Error::TimedOut(self.client.timeout)))
             };
             let opened = tokio::select! {

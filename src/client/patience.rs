@@ -12,7 +12,10 @@ use super::Error;
 /// How long to wait before the same is asked for again. `None`: waiting does not help, or not within the caller's time, who then hears
 /// at once what it was refused.
 pub fn patience(error: &Error, deadline: Instant) -> Option<Duration> {
-    let (Error::Limited { retry_after: Some(wait), .. } | Error::NotOnRecord { retry_after: Some(wait), .. }) = error else {
+    let (Error::Limited { retry_after: Some(wait), .. }
+    | Error::NotOnRecord { retry_after: Some(wait), .. }
+    | Error::ApprovalPending { retry_after: Some(wait), .. }) = error
+    else {
         return None;
     };
     let wait = jittered(*wait);

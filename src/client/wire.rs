@@ -3,17 +3,16 @@
 
 mod divert;
 
-use std::{fmt::Display, path::Path};
+use std::fmt::Display;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client};
-use http::Request;
+use http::{HeaderValue, Request, header::AUTHORIZATION};
 use prost::Message;
-use tokio::net::UnixStream;
 use tonic::Status;
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::{Error, destination::{Destination, Opened}};
 use crate::proto::v1::{SessionRequest, SessionResponse};
 use divert::{Divert, Taken};
 
@@ -43,20 +42,31 @@ enum Incoming {
     Over,
 }
 
-/// Opens a stream at this socket. The authority is for HTTP/2's sake: it must be a host name, and a socket's path is none.
-pub async fn open(socket: &Path) -> Result<(Up, Down), Error> {
-    let unreachable = |detail: &dyn Display| Error::Unreachable { socket: socket.into(), detail: detail.to_string() };
-    let connection = UnixStream::connect(socket).await.map_err(|error| unreachable(&error))?;
+/// Opens a stream to this daemon.
+pub async fn open(to: &Destination) -> Result<(Up, Down), Error> {
+    let unreachable = |detail: &dyn Display| to.unreachable(&detail.to_string());
+    let Opened { stream: connection, origin, token } = to.connect().await?;
     let mut settings = client::Builder::new();
     settings.initial_window_size(WINDOW).initial_connection_window_size(WINDOW).enable_push(false);
     let (connection, taken) = Divert::new(connection);
     let (mut calls, driver) = settings.handshake(connection).await.map_err(|error| unreachable(&error))?;
     // It ends when both halves of the stream are gone. What breaks it, whoever reads the stream is told.
     tokio::spawn(async move { drop(driver.await) });
-    let request = Request::post("http://localhost/valetkey.v1.Broker/Session").header("content-type", "application/grpc");
+    let request = Request::post(format!("{origin}/valetkey.v1.Broker/Session")).header("content-type", "application/grpc");
+    let request = match token {
+        Some(token) => request.header(AUTHORIZATION, bearer(&token).map_err(|error| unreachable(&error))?),
+        None => request,
+    };
     let request = request.header("te", "trailers").body(()).map_err(|error| unreachable(&error))?;
     let (answer, up) = calls.send_request(request, false).map_err(|error| unreachable(&error))?;
     Ok((Up(up), Down { stream: Incoming::Asked(answer), taken, unread: Zeroizing::default() }))
+}
+
+/// Not to be kept in the tables that compress headers, on either side.
+fn bearer(token: &str) -> Result<HeaderValue, http::header::InvalidHeaderValue> {
+    let mut value = HeaderValue::try_from(Zeroizing::new(format!("Bearer {token}")).as_str())?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Up {

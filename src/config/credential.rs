@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::read::Section;
 use crate::{
     name::SecretName,
-    policy::{Rule, RunAs},
+    policy::{RemoteAs, Rule, RunAs},
 };
 
 /// Bytes of a unit's and a credential's name together. systemd says both in the address of its socket, which has 107 bytes (unix(7))
@@ -36,7 +36,7 @@ pub(super) fn check_together(tool: &Section<'_>, run_as: &RunAs, grants: &BTreeM
             }
             continue;
         };
-        if (RunAs { unit: None, ..run_as.clone() }) != RunAs::default() {
+        if (RunAs { unit: None, remote: RemoteAs::default(), ..run_as.clone() }) != RunAs::default() {
             let what = format!(
                 "a `credential` of {} can never be had: systemd asks for it, as root and before there is a process of the tool, which \
                  fits none of its `run-as` but the unit",

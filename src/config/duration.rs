@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `"30s"`, `"5m"`, `"12h"`, `"30d"`.
-pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
     const LONGEST: u64 = 3660 * 86_400;
     let wrong = "is not a duration: a whole number and one of s, m, h, d";
     let split = text.len() - text.chars().next_back().map_or(0, char::len_utf8);

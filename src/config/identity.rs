@@ -5,6 +5,7 @@ use std::{io, ops::RangeInclusive};
 use super::{
     accounts,
     read::{Key, Refused, Section, key},
+    remote,
 };
 use crate::policy::{Account, RunAs};
 
@@ -14,15 +15,17 @@ pub(super) const KEYS: &[Key] = &[
     key("group", "\"mcp-billing\""),
     key("exe", "\"/usr/lib/mcp/billing\""),
     key("sha256", "\"64 hex digits, as sha256sum prints them\""),
+    key("certificate", "{ uri = \"spiffe://example.org/tools/billing\" }"),
+    key("token", "\"ci-runner\""),
+    key("jwt", "{ issuer = \"login\", subject = \"billing\" }"),
 ];
+
 
 const LATER: &str = "this way to know a tool is not in this version";
 const UNIT_INSTEAD: &str = "unit = \"mcp-billing.service\", or user = \"NAME\"";
 
 pub(super) const REFUSED: &[Refused] = &[
     Refused { name: "container", means: "unit", why: LATER, instead: UNIT_INSTEAD },
-    Refused { name: "certificate", means: "unit", why: LATER, instead: UNIT_INSTEAD },
-    Refused { name: "token", means: "unit", why: LATER, instead: UNIT_INSTEAD },
 ];
 
 /// systemd gives these ids to DynamicUser= services while they run, then to others (systemd, "Users, Groups, UIDs and GIDs on
@@ -42,6 +45,7 @@ pub(super) fn read(section: &Section<'_>) -> RunAs {
         group: section.has("group").then(|| account(section, "group", accounts::group)).flatten(),
         exe: section.absolute_path("exe"),
         sha256: section.parsed("sha256", |text| text.parse().map_err(|_| "must be 64 hex digits")),
+        remote: remote::read_caller(section),
     };
     if section.misspelt() {
         return RunAs::default();
@@ -49,7 +53,7 @@ pub(super) fn read(section: &Section<'_>) -> RunAs {
     if KEYS.iter().all(|key| !section.has(key.name)) {
         let what = format!("{} is empty: every caller would be this tool", section.title);
         section.error(section.line, what, "run-as = { unit = \"mcp-billing.service\" }");
-    } else if !["unit", "user", "group"].iter().any(|key| section.has(key)) {
+    } else if run_as.needs_executable() && !["unit", "user", "group"].iter().any(|key| section.has(key)) {
         let what = format!("{} proves nothing: any user can start that program", section.title);
         section.error(section.line, what, "unit = \"mcp-billing.service\" or user = \"NAME\" beside it");
     }

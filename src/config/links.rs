@@ -9,6 +9,7 @@ use std::{
 use super::{
     Defined,
     problem::{Problem, Report, Severity},
+    remote,
     secrets::SecretSettings,
     sources::SourceSettings,
 };
@@ -25,6 +26,7 @@ pub(super) fn check(
     report: &Report,
 ) {
     unused(sources, secrets, tools, report);
+    remote::check_callers(tools, report);
     one_credential_twice(secrets, report);
     // Of many launched tools of one user each is told once, as beside the first of them, and not beside every other.
     let mut firsts = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! Walks the parsed tree. A [`Section`] knows its keys and says of each mistake what to write instead.
 
-use std::{fmt::Display, path::PathBuf, str::FromStr, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr, time::Duration};
 
 use toml::de::{DeTable, DeValue};
 
@@ -282,6 +282,25 @@ impl<'a> Section<'a> {
     pub fn section(&self, key: &str, keys: &'static [Key], refused: &[Refused]) -> Option<Section<'a>> {
         let table = self.typed(key, "a table", |value| value.as_table())?;
         Some(Section::new(self.doc, table, self.line_of(key), self.title_of(key), keys, refused))
+    }
+
+    /// Texts under names of their own; a number or a truth value counts as its text.
+    pub fn texts(&self, key: &str) -> Option<BTreeMap<String, String>> {
+        let table = self.typed(key, "a table", |value| value.as_table())?;
+        let mut texts = BTreeMap::new();
+        for (name, value) in table {
+            let text = match value.get_ref() {
+                DeValue::String(text) => text.to_string(),
+                DeValue::Integer(number) => number.as_str().to_owned(),
+                DeValue::Boolean(truth) => truth.to_string(),
+                other => {
+                    self.reject(key, format_args!("must hold texts, and holds {}", kind(other)));
+                    return None;
+                }
+            };
+            texts.insert(name.get_ref().to_string(), text);
+        }
+        Some(texts)
     }
 
     /// Tables in a list.

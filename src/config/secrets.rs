@@ -42,6 +42,8 @@ pub struct SecretSettings {
     pub rotate_every: Option<Duration>,
     /// Nobody uses it: where it shows up, something has leaked.
     pub canary: bool,
+    /// Must an operator let each use of it through?
+    pub approval: bool,
 }
 
 /// A system that a secret opens.
@@ -84,6 +86,7 @@ pub(super) const KEYS: &[Key] = &[
     key("unlocks", "[\"prod\"]"),
     key("rotate-every", "\"30d\""),
     key("canary", "true"),
+    key("approval", "\"required\""),
 ];
 pub(super) const REACHES_KEYS: &[Key] =
     &[key("system", "\"api.stripe.com\""), key("privilege", "\"read\", \"write\" or \"admin\"")];
@@ -145,6 +148,7 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
         unlocks,
         rotate_every,
         canary,
+        approval: section.choice("approval", &[("required", true), ("none", false)]).unwrap_or(false),
     })
 }
 

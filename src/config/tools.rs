@@ -12,7 +12,7 @@ use super::{
 use crate::{
     limits::Limits,
     name::{SecretName, ToolName},
-    policy::{Delivery, Origin, Rule, RunAs, ToolPolicy},
+    policy::{Delivery, Origin, RemoteAs, Rule, RunAs, ToolPolicy},
 };
 
 pub(super) const KEYS: &[Key] = &[
@@ -34,6 +34,7 @@ pub(super) const GRANT_KEYS: &[Key] = &[
     key("file", "\"STRIPE_SECRET_KEY_FILE\""),
     key("fd", "\"STRIPE_SECRET_KEY_FILE\""),
     key("credential", "\"stripe-secret-key\""),
+    key("remote", "true"),
 ];
 
 pub(super) const NAME_RULE: &str = "[tool.billing]: lower-case letters, digits and `._-`, at most 64";
@@ -52,7 +53,7 @@ pub(super) fn read(named: &Named<'_, ToolName>, secrets: &Defined<SecretName, Se
             RunAs::default()
         }
     };
-    let grants = grants(&section, secrets);
+    let grants = grants(&section, &run_as, secrets);
     credential::check_together(&section, &run_as, &grants);
     let limits = section.section("limits", limits::KEYS, &[]).map(|section| limits::of_tool(&section)).unwrap_or_default();
     check_launched(&section, &grants, &limits);
@@ -70,7 +71,7 @@ fn check_launched(tool: &Section<'_>, grants: &BTreeMap<SecretName, Rule>, limit
     }
 }
 
-fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> BTreeMap<SecretName, Rule> {
+fn grants(tool: &Section<'_>, run_as: &RunAs, secrets: &Defined<SecretName, SecretSettings>) -> BTreeMap<SecretName, Rule> {
     let mut grants = BTreeMap::new();
     if !tool.has("secrets") {
         // One that is only launched needs none.
@@ -101,10 +102,21 @@ fn grants(tool: &Section<'_>, secrets: &Defined<SecretName, SecretSettings>) -> 
                 if secrets.names.contains_key(&other) { format!("is the {thing} of \"{other}\" too") } else { "is taken".into() };
             section.reject_for(key, why, format!("{key} = \"{}\"", suggestion(key, Some(named.name.as_str()))));
         }
+        let remote = remote(&section, run_as);
         let origin = Origin { file: named.doc.file.clone(), line: named.line };
-        grants.insert(named.name, Rule { delivery, origin });
+        grants.insert(named.name, Rule { delivery, remote, origin });
     }
     grants
+}
+
+/// May it go over the network? Said by each grant, and only where there can be such a caller.
+fn remote(grant: &Section<'_>, run_as: &RunAs) -> bool {
+    let remote = grant.boolean("remote").unwrap_or(false);
+    // Where `run-as` has mistakes, these come first.
+    if remote && run_as.remote == RemoteAs::default() && *run_as != RunAs::default() {
+        grant.reject_for("remote", "opens a way that nobody can come", "certificate, token or jwt in the tool's `run-as`");
+    }
+    remote
 }
 
 /// One way to reach the process, or none: then the tool asks.

@@ -21,6 +21,7 @@ use super::{
     seen,
 };
 use crate::{
+    attest::Tokens,
     blast::Facts,
     broker::Broker,
     config::{self, Config, SourceSettings},
@@ -28,6 +29,8 @@ use crate::{
     export::Exports,
     measure::span,
     name::{SecretName, SourceName},
+    peer::Peer,
+    policy::{Account, Role},
     proto::v1,
     refresh::{self, LastGood, Plan, Refreshed, States, Upkeep},
     secret,
@@ -43,6 +46,8 @@ pub struct Parts {
     pub keeper: Arc<Keeper>,
     pub last_good: Option<Arc<LastGood>>,
     pub exports: Exports,
+    /// Those that operators issue, where callers over the network are served.
+    pub tokens: Option<Arc<Tokens>>,
     /// How callers are attested.
     pub method: String,
 }
@@ -56,6 +61,7 @@ pub struct Operations {
     /// The sealed copy on disk, where one is configured.
     last_good: Option<Arc<LastGood>>,
     exports: Exports,
+    tokens: Option<Arc<Tokens>>,
     states: States,
     method: String,
     started: SystemTime,
@@ -86,7 +92,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Operations {
     pub fn new(parts: Parts, broker: Arc<Broker>, control: Handle) -> Self {
-        let Parts { config, captured, sources, keeper, last_good, exports, method } = parts;
+        let Parts { config, captured, sources, keeper, last_good, exports, tokens, method } = parts;
         let started = SystemTime::now();
         let plan = assemble::plan(&config, &sources);
         let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
@@ -100,6 +106,7 @@ impl Operations {
             keeper,
             last_good,
             exports,
+            tokens,
             states,
             method,
             started,
@@ -323,6 +330,8 @@ impl Operations {
             ("daemon", before.daemon == after.daemon),
             ("audit", before.audit == after.audit),
             ("alarm", before.alarm == after.alarm),
+            ("remote", before.remote == after.remote),
+            ("issuer", before.issuers == after.issuers),
         ];
         let changed = tables.into_iter().filter(|(_, same)| !same);
         Ok(changed.map(|(table, _)| format!("[{table}] changed: it takes effect when the daemon restarts")).collect())
@@ -348,9 +357,22 @@ async fn close(sources: Vec<Arc<dyn Source>>) {
 }
 
 impl Host for Operations {
-    fn may_operate(&self, uid: u32, groups: &[u32]) -> bool {
-        let admin_group = self.config().daemon.admin_group.as_ref().map(|group| group.id);
-        uid == 0 || uid == rustix::process::geteuid().as_raw() || admin_group.is_some_and(|group| groups.contains(&group))
+    fn role(&self, peer: &Peer) -> Option<Role> {
+        let (config, policy) = (self.config(), self.broker.policy());
+        let roles = policy.roles();
+        if peer.remote.is_none() {
+            let in_group = |group: &Account| peer.gid == group.id || peer.groups.contains(&group.id);
+            let in_admin_group = config.daemon.admin_group.as_ref().is_some_and(in_group);
+            // Where no table says what the group may do, its members may do all, as they always could.
+            if peer.uid == 0 || peer.uid == rustix::process::geteuid().as_raw() || (in_admin_group && roles.is_empty()) {
+                return Some(Role::Owner);
+            }
+        }
+        roles.of(peer)
+    }
+
+    fn tokens(&self) -> Option<&Tokens> {
+        self.tokens.as_deref()
     }
 
     fn status(&self) -> HostStatus {

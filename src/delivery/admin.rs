@@ -7,11 +7,12 @@ use tracing::info;
 
 use super::{pace::Guest, redact, status};
 use crate::{
-    attest::Caller,
+    attest::{Attested, Tokens},
     broker::{Broker, Deed},
     export,
     name::{SecretName, SourceName, ToolName},
-    policy::Delivery,
+    peer::{Peer, Witness},
+    policy::{Delivery, Role},
     proto::v1::{self, admin_server},
     refresh::{LastGoodState, Refreshed, SourceState},
     session::{End, Form, Held, Session},
@@ -23,8 +24,10 @@ pub const NAME: &str = admin_server::SERVICE_NAME;
 
 /// What the service asks of the daemon that hosts it: everything that configuration knows, and the power to reload.
 pub trait Host: Send + Sync {
-    /// May this user run admin calls? The socket's mode has let the caller in; this is the second look.
-    fn may_operate(&self, uid: u32, groups: &[u32]) -> bool;
+    /// The role that this caller has as an operator. The socket's mode, or TLS, has let it in; this is the second look.
+    fn role(&self, peer: &Peer) -> Option<Role>;
+    /// The tokens that operators issue. `None`: nobody can call over the network.
+    fn tokens(&self) -> Option<&Tokens>;
     fn status(&self) -> HostStatus;
     fn sources(&self) -> BTreeMap<SourceName, SourceFacts>;
     fn secret(&self, name: &SecretName) -> SecretFacts;
@@ -111,19 +114,35 @@ impl AdminService {
         Self { broker, host }
     }
 
-    /// Who asks, if they may.
-    fn operator<T>(&self, request: &Request<T>) -> Result<Arc<Caller>, Status> {
+    /// Who asks, if they may do what takes this role.
+    pub(super) fn operator<T>(&self, request: &Request<T>, takes: Role) -> Result<Attested, Status> {
         let caller = request.extensions().get::<Guest>().map(|guest| guest.caller.clone());
         let caller = caller.ok_or_else(|| Status::internal("this connection carries no attested caller"))?;
         let peer = caller.peer();
         caller.recheck().map_err(|changed| Status::unauthenticated(changed.to_string()))?;
-        if self.host.may_operate(peer.uid, &[&[peer.gid], &*peer.groups].concat()) {
-            self.broker.operate(peer.uid).map_err(|refused| status::refused(&refused))?;
-            return Ok(caller);
+        let role = self.host.role(peer);
+        if role.is_some() {
+            self.broker.operate(peer).map_err(|refused| status::refused(&refused))?;
         }
-        Err(Status::permission_denied(
-            "admin calls are for root, the daemon's own user and the `admin-group`: run as one of them",
-        ))
+        match role {
+            Some(role) if role >= takes => Ok(caller),
+            Some(role) => {
+                self.broker.operated(peer, &Deed { action: "refused", failed: true, ..Deed::default() });
+                let (has, takes) = (role.word(), takes.word());
+                Err(Status::permission_denied(format!("this takes the role {takes} or a higher one, and yours is {has}: [roles] in the configuration")))
+            }
+            None => Err(Status::permission_denied(
+                "admin calls are for root, the daemon's own user and who has a role: run as one of them",
+            )),
+        }
+    }
+
+    pub(super) fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    pub(super) fn host(&self) -> &dyn Host {
+        &*self.host
     }
 
     fn tool(&self, name: &ToolName, tool: &crate::policy::ToolPolicy) -> v1::Tool {
@@ -249,6 +268,8 @@ fn session(session: &Session) -> v1::SessionInfo {
         tool: session.tool().to_string(),
         pid: peer.process.pid,
         uid: peer.uid,
+        remote: peer.remote.as_ref().map(|remote| remote.address.to_string()).unwrap_or_default(),
+        subject: peer.remote.as_ref().map(|remote| remote.subject()).unwrap_or_default(),
         unit,
         invocation,
         opened: Some(session.opened.into()),
@@ -268,7 +289,7 @@ fn session(session: &Session) -> v1::SessionInfo {
 #[tonic::async_trait]
 impl admin_server::Admin for AdminService {
     async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusResponse>, Status> {
-        self.operator(&request)?;
+        self.operator(&request, Role::Viewer)?;
         let host = self.host.status();
         let listing = self.broker.store().listing();
         let held_from =
@@ -300,13 +321,13 @@ impl admin_server::Admin for AdminService {
     }
 
     async fn list_tools(&self, request: Request<v1::ListToolsRequest>) -> Result<Response<v1::ListToolsResponse>, Status> {
-        self.operator(&request)?;
+        self.operator(&request, Role::Viewer)?;
         let tools = self.broker.policy().tools().map(|(name, tool)| self.tool(name, tool)).collect();
         Ok(Response::new(v1::ListToolsResponse { tools }))
     }
 
     async fn list_secrets(&self, request: Request<v1::ListSecretsRequest>) -> Result<Response<v1::ListSecretsResponse>, Status> {
-        self.operator(&request)?;
+        self.operator(&request, Role::Viewer)?;
         let (policy, sessions) = (self.broker.policy(), self.broker.sessions().list());
         let secrets = self.broker.store().listing().into_iter().map(|(name, (source, entry))| {
             let facts = self.host.secret(&name);
@@ -345,22 +366,22 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<v1::ListSessionsRequest>,
     ) -> Result<Response<v1::ListSessionsResponse>, Status> {
-        self.operator(&request)?;
+        self.operator(&request, Role::Viewer)?;
         let sessions = self.broker.sessions().list().iter().map(|one| session(one)).collect();
         Ok(Response::new(v1::ListSessionsResponse { sessions }))
     }
 
     async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
-        self.operator(&request)?;
+        self.operator(&request, Role::Viewer)?;
         let v1::ExplainRequest { tool, secret } = request.get_ref();
         let Explanation { allowed, verdict, origin, run_as, missing, delivery, exposure } = self.host.explain(tool, secret);
         Ok(Response::new(v1::ExplainResponse { allowed, verdict, origin, run_as, missing, delivery, exposure }))
     }
 
     async fn inventory(&self, request: Request<v1::InventoryRequest>) -> Result<Response<v1::InventoryResponse>, Status> {
-        let operator = self.operator(&request)?;
+        let operator = self.operator(&request, Role::Security)?;
         // A map of all that can be reached is one for an attacker too: who took it is on record.
-        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator took the inventory");
+        info!(operator = %operator.peer().seat(), pid = operator.peer().process.pid, "an operator took the inventory");
         self.broker.operated(operator.peer(), &Deed { action: "inventory", ..Deed::default() });
         let mut inventory = self.host.inventory();
         let listing = self.broker.store().listing();
@@ -378,16 +399,48 @@ impl admin_server::Admin for AdminService {
         &self,
         request: Request<tonic::Streaming<v1::RedactRequest>>,
     ) -> Result<Response<Self::RedactStream>, Status> {
-        let operator = self.operator(&request)?;
-        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "an operator has a text cleaned");
+        let operator = self.operator(&request, Role::Security)?;
+        info!(operator = %operator.peer().seat(), pid = operator.peer().process.pid, "an operator has a text cleaned");
         self.broker.operated(operator.peer(), &Deed { action: "redact", ..Deed::default() });
         let redactor = self.broker.store().redactor().clone();
         let answers = redact::serve(self.broker.clone(), redact::Asks::Operator, redactor, None, request.into_inner());
         Ok(Response::new(answers))
     }
 
+    async fn issue_token(
+        &self,
+        request: Request<v1::IssueTokenRequest>,
+    ) -> Result<Response<v1::IssueTokenResponse>, Status> {
+        self.issue_a_token(&request)
+    }
+
+    async fn list_tokens(&self, request: Request<v1::ListTokensRequest>) -> Result<Response<v1::ListTokensResponse>, Status> {
+        self.list_all_tokens(&request)
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        self.revoke_a_token(&request)
+    }
+
+    async fn list_approvals(
+        &self,
+        request: Request<v1::ListApprovalsRequest>,
+    ) -> Result<Response<v1::ListApprovalsResponse>, Status> {
+        self.list_all_approvals(&request)
+    }
+
+    async fn decide_approval(
+        &self,
+        request: Request<v1::DecideApprovalRequest>,
+    ) -> Result<Response<v1::DecideApprovalResponse>, Status> {
+        self.decide_an_approval(&request)
+    }
+
     async fn refresh(&self, request: Request<v1::RefreshRequest>) -> Result<Response<v1::RefreshResponse>, Status> {
-        let operator = self.operator(&request)?;
+        let operator = self.operator(&request, Role::Operator)?;
         let names = request.into_inner().secrets;
         let secrets: Result<Vec<SecretName>, _> = names.iter().map(|name| name.parse()).collect();
         let secrets = secrets.map_err(|bad| Status::invalid_argument(bad.to_string()))?;
@@ -411,8 +464,8 @@ impl admin_server::Admin for AdminService {
     }
 
     async fn reload(&self, request: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadResponse>, Status> {
-        let operator = self.operator(&request)?;
-        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, "reload asked for");
+        let operator = self.operator(&request, Role::Operator)?;
+        info!(operator = %operator.peer().seat(), pid = operator.peer().process.pid, "reload asked for");
         self.broker.operated(operator.peer(), &Deed { action: "reload", ..Deed::default() });
         let host = self.host.clone();
         // In a task of its own: it is carried through though its caller goes away. Half of one would leave nothing kept fresh.
@@ -423,11 +476,16 @@ impl admin_server::Admin for AdminService {
     }
 
     async fn revoke(&self, request: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
-        let operator = self.operator(&request)?;
+        // Of one session, or of more than that.
+        let takes = match &request.get_ref().target {
+            Some(v1::revoke_request::Target::Session(_)) => Role::Operator,
+            _ => Role::Security,
+        };
+        let operator = self.operator(&request, takes)?;
         let Some(target) = request.into_inner().target else {
             return Err(Status::invalid_argument("say what to revoke: a session, a tool's sessions, or a secret's value"));
         };
-        info!(uid = operator.peer().uid, pid = operator.peer().process.pid, ?target, "revocation asked for");
+        info!(operator = %operator.peer().seat(), pid = operator.peer().process.pid, ?target, "revocation asked for");
         let end = |action, which: &dyn Fn(&Session) -> bool| {
             let session = self.broker.sessions().list().into_iter().find(|session| which(session));
             let ended = self.broker.end(End::Revoked, which) as u64;

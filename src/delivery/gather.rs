@@ -34,10 +34,6 @@ impl<S> Gather<S> {
         Self { stream, gathered: Vec::new(), sent: 0, fresh: false }
     }
 
-    pub fn stream(&self) -> &S {
-        &self.stream
-    }
-
     fn clear(&mut self) {
         wipe_bytes(&mut self.gathered);
         self.gathered.clear();

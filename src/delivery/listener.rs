@@ -7,29 +7,24 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use futures_core::Stream;
 use futures_util::StreamExt;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::UnixListener,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::{
-    gather::Gather,
-    pace::{Guest, Pace, SIP},
+    connection::Connection,
+    pace::Guest,
     places::{Connections, Place, Places, Room},
 };
 use crate::{
-    attest::{Attestor, PeerStream},
+    attest::{Attested, Attestor, PeerStream},
     peer::Peer,
 };
 
@@ -116,7 +111,7 @@ impl Listener {
         room: Room,
         known: impl Fn(&Peer) -> bool + Send + Sync + 'static,
         stop: impl Future<Output = ()>,
-    ) -> impl Stream<Item = io::Result<Connection>> {
+    ) -> impl Stream<Item = io::Result<LocalConnection>> {
         let permits = Arc::new(Semaphore::new(room.connections));
         let places = self.places.clone();
         let known: Arc<Known> = Arc::new(known);
@@ -147,6 +142,9 @@ impl Listener {
         }
     }
 }
+
+/// A connection over a Unix socket, and its share of the room.
+pub type LocalConnection = Connection<PeerStream, Guest, (Place, OwnedSemaphorePermit)>;
 
 /// Says of a caller whether it could be one of ours.
 type Known = dyn Fn(&Peer) -> bool + Send + Sync;
@@ -181,7 +179,7 @@ async fn admit(
     room: Room,
     known: Arc<Known>,
     permit: OwnedSemaphorePermit,
-) -> Option<Connection> {
+) -> Option<LocalConnection> {
     let stream = match PeerStream::attest(stream, &attestor).await {
         Ok(stream) => stream,
         Err(refusal) => {
@@ -204,138 +202,8 @@ async fn admit(
     if let Some(unseen) = stream.caller().unseen_executable() {
         debug!(pid, "its executable is not known: {unseen}");
     }
-    let (stream, pace) = (Gather::new(stream), Arc::default());
-    Some(Connection { stream, hello: Some(Hello::new()), pace, held: None, yields: false, _place: place, _permit: permit })
-}
-
-/// What HTTP/2 makes every client say first (RFC 9113, 3.4): 24 bytes, and the frame of its settings. Before that the server sends
-/// no pings, so who never says it would keep a place for ever.
-struct Hello {
-    deadline: Pin<Box<tokio::time::Sleep>>,
-    heard: usize,
-}
-
-impl Hello {
-    const LENGTH: usize = 24 + 9;
-    const WITHIN: Duration = Duration::from_secs(10);
-
-    fn new() -> Self {
-        Self { deadline: Box::pin(tokio::time::sleep(Self::WITHIN)), heard: 0 }
-    }
-
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.deadline.as_mut().poll(cx).map(|()| io::Error::new(io::ErrorKind::TimedOut, "connected, and said nothing"))
-    }
-}
-
-/// An attested connection, and its share of the room.
-pub struct Connection {
-    stream: Gather<PeerStream>,
-    /// Until it is over.
-    hello: Option<Hello>,
-    pace: Arc<Pace>,
-    /// Until it is read again.
-    held: Option<Pin<Box<tokio::time::Sleep>>>,
-    /// Has it had its turn?
-    yields: bool,
-    _place: Place,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Guest;
-
-    fn connect_info(&self) -> Guest {
-        Guest { caller: self.stream.stream().caller().clone(), pace: self.pace.clone() }
-    }
-}
-
-impl Connection {
-    /// Pending while it is not to be read. What was written goes out all the same.
-    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if std::mem::take(&mut self.yields) {
-            cx.waker().wake_by_ref();
-            return self.poll_sent(cx);
-        }
-        if self.held.is_none() {
-            let Some(wait) = self.pace.held() else { return Poll::Ready(Ok(())) };
-            self.held = Some(Box::pin(tokio::time::sleep(wait)));
-        }
-        while let Some(sleep) = &mut self.held {
-            if sleep.as_mut().poll(cx).is_pending() {
-                return self.poll_sent(cx);
-            }
-            self.held = self.pace.held().map(|wait| Box::pin(tokio::time::sleep(wait)));
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Pending, once what was written is on its way; or why it is not.
-    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.stream.poll_send(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
-        }
-    }
-
-    /// A little at a time, and then others have their turn.
-    fn poll_sip(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let room = buf.remaining().min(SIP);
-        let mut sip = ReadBuf::new(buf.initialize_unfilled_to(room));
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut sip))?;
-        let read = sip.filled().len();
-        buf.advance(read);
-        if read > 0 {
-            self.yields = true;
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, hello: Some(hello), .. } = &mut *self else {
-            ready!(self.poll_held(cx))?;
-            if self.pace.is_suspect() {
-                return self.poll_sip(cx, buf);
-            }
-            return Pin::new(&mut self.stream).poll_read(cx, buf);
-        };
-        if let Poll::Ready(late) = hello.poll_late(cx) {
-            return Poll::Ready(Err(late));
-        }
-        let before = buf.filled().len();
-        let read = Pin::new(stream).poll_read(cx, buf);
-        let heard = hello.heard + buf.filled().len() - before;
-        hello.heard = heard;
-        if heard >= Hello::LENGTH {
-            self.hello = None;
-        }
-        read
-    }
-}
-
-// All forwarded, the vectored calls too: without them h2 copies payloads of up to 1,024 bytes into its own buffer.
-impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    let guest = Guest { caller: Attested::Process(stream.caller().clone()), pace: Arc::default() };
+    Some(Connection::new(stream, guest.pace.clone(), guest, None, (place, permit)))
 }
 
 /// Holds the directory for us until dropped.

@@ -21,7 +21,7 @@ use tower::Layer;
 use tower_service::Service;
 
 use crate::{
-    attest::Caller,
+    attest::Attested,
     limits::{Meter, Rate},
 };
 
@@ -79,7 +79,7 @@ impl Pace {
 /// Who calls, on a connection with this pace.
 #[derive(Debug, Clone)]
 pub struct Guest {
-    pub caller: Arc<Caller>,
+    pub caller: Attested,
     pub pace: Arc<Pace>,
 }
 

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     limits::{Repeats, Told},
-    peer::Peer,
+    peer::{Peer, Seat},
 };
 
 /// How many may be connected at one time.
@@ -33,9 +33,6 @@ impl Room {
         self.connections / 8
     }
 }
-
-/// Who a connection counts for: a user in a unit.
-type Seat = (u32, Option<String>);
 
 /// Those who are connected to a listener, to be counted.
 #[derive(Debug, Clone)]
@@ -84,7 +81,7 @@ impl Places {
 
     /// `known`: it could be a tool of ours.
     pub fn take(&self, peer: &Peer, room: Room, known: bool) -> Result<Place, Full> {
-        let seat = (peer.uid, peer.unit.as_ref().map(|unit| unit.name.clone()));
+        let seat = peer.seat();
         let mut taken = self.taken();
         if let Err(why) = taken.has_room(&seat, room, known) {
             let now = taken.since.elapsed();
@@ -115,7 +112,7 @@ impl Taken {
 }
 
 /// A place, until it is dropped.
-pub(super) struct Place {
+pub struct Place {
     places: Places,
     seat: Seat,
     known: bool,
@@ -141,7 +138,7 @@ mod tests {
     use crate::peer::Process;
 
     fn peer(uid: u32) -> Peer {
-        Peer { process: Process { pid: 1, pidfd_inode: 1 }, uid, gid: uid, groups: vec![], unit: None, executable: None }
+        Peer { process: Process { pid: 1, pidfd_inode: 1 }, uid, gid: uid, groups: vec![], unit: None, executable: None, remote: None }
     }
 
     const ROOM: Room = Room { connections: 64, per_peer: 8 };

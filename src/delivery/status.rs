@@ -29,16 +29,17 @@ pub fn reason(reason: Reason) -> v1::Reason {
         Reason::NotReady => v1::Reason::NotReady,
         Reason::CommandNotAllowed => v1::Reason::CommandNotAllowed,
         Reason::AuditUnavailable => v1::Reason::AuditUnavailable,
+        Reason::NotAuthenticated => v1::Reason::NotAuthenticated,
+        Reason::ApprovalPending => v1::Reason::ApprovalPending,
+        Reason::ApprovalDenied => v1::Reason::ApprovalDenied,
     }
 }
 
 fn code(reason: Reason) -> Code {
     match reason {
-        Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope | Reason::CommandNotAllowed => {
-            Code::PermissionDenied
-        }
-        Reason::PeerChanged => Code::Unauthenticated,
-        Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady | Reason::AuditUnavailable => Code::Unavailable,
+        Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope | Reason::CommandNotAllowed | Reason::ApprovalDenied => Code::PermissionDenied,
+        Reason::PeerChanged | Reason::NotAuthenticated => Code::Unauthenticated,
+        Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady | Reason::AuditUnavailable | Reason::ApprovalPending => Code::Unavailable,
         Reason::LimitReached => Code::ResourceExhausted,
         Reason::SessionNotOpen => Code::FailedPrecondition,
         Reason::BadRequest => Code::InvalidArgument,

@@ -19,7 +19,7 @@ use super::{
     status,
 };
 use crate::{
-    attest::Caller,
+    attest::Attested,
     broker::{Broker, Declaration, Handout, Reason, Refused, UnderWay},
     name::{SecretName, Version},
     proto::v1::{
@@ -62,14 +62,14 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
             },
             Next::Request(Request::Acknowledge(ack)) => {
                 hearing.pause(broker.slow_down(&session));
-                if let Err(refused) = broker.acknowledge(&**caller, &session, &ack.name, &ack.version) {
+                if let Err(refused) = broker.acknowledge(caller, &session, &ack.name, &ack.version) {
                     hearing.refused(&guest.pace);
                     out.send(answer(Response::Failed(failed(0, ack.name, &refused)))).await;
                 }
             }
             Next::Request(Request::Redacted(found)) => {
                 hearing.pause(broker.slow_down_reports(&session));
-                if let Err(refused) = broker.redacted(&**caller, &session, &launch::report(&found)?) {
+                if let Err(refused) = broker.redacted(caller, &session, &launch::report(&found)?) {
                     return Err(status::refused(&refused));
                 }
             }
@@ -83,20 +83,20 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
 }
 
 /// One secret, and the place that its request takes until the answer is taken.
-async fn get(broker: &Arc<Broker>, caller: &Caller, session: &Session, name: &str) -> Result<(Handout, UnderWay), Refused> {
+async fn get(broker: &Arc<Broker>, caller: &Attested, session: &Session, name: &str) -> Result<(Handout, UnderWay), Refused> {
     let under_way = broker.begin(session)?;
     Ok((broker.get(caller, session, name).await?, under_way))
 }
 
 async fn open(
     broker: &Arc<Broker>,
-    caller: &Arc<Caller>,
+    caller: &Attested,
     requests: &mut Requests<SessionRequest>,
 ) -> Result<Arc<Session>, Refused> {
     let wrong = || Refused::bad_request("the first request of a session must be `open`");
     let first = tokio::time::timeout(OPEN_WITHIN, requests.next()).await;
     let Ok(Ok(Some(SessionRequest { request: Some(Request::Open(open)) }))) = first else { return Err(wrong()) };
-    let session = broker.open(&**caller, &declaration(&open), false)?;
+    let session = broker.open(caller, &declaration(&open), false)?;
     end_with_process(broker, caller, &session);
     Ok(session)
 }
@@ -108,18 +108,20 @@ pub fn declaration(open: &Open) -> Declaration<'_> {
 }
 
 /// Ends the session when its process ends, whoever else may hold the other end of the socket by then.
-pub fn end_with_process(broker: &Arc<Broker>, caller: &Arc<Caller>, session: &Arc<Session>) {
+pub fn end_with_process(broker: &Arc<Broker>, caller: &Attested, session: &Arc<Session>) {
     /// How long the watch on a process outlives its session, at the most.
     const LINGER: Duration = Duration::from_secs(30);
     let (broker, caller, session) = (broker.clone(), caller.clone(), Arc::downgrade(session));
     tokio::spawn(async move {
-        while tokio::time::timeout(LINGER, caller.exited()).await.is_err() {
+        while tokio::time::timeout(LINGER, caller.gone()).await.is_err() {
             if session.upgrade().is_none_or(|session| session.ended().is_some()) {
                 return;
             }
         }
         if let Some(session) = session.upgrade() {
-            broker.close(&session, End::ProcessGone);
+            // Of a caller over the network it is the connection that is gone.
+            let end = if session.peer.remote.is_some() { End::Closed } else { End::ProcessGone };
+            broker.close(&session, end);
         }
     });
 }

@@ -20,7 +20,7 @@ use super::{
     status, stream,
 };
 use crate::{
-    attest::Caller,
+    attest::Attested,
     broker::{Broker, Refused, UnderWay},
     proto::v1::{
         AcknowledgeVersionRequest, AcknowledgeVersionResponse, CloseSessionRequest, CloseSessionResponse, GetSecretsRequest,
@@ -81,7 +81,7 @@ impl Service<http::Request<Body>> for Tools {
 
 async fn get_secrets(
     broker: &Arc<Broker>,
-    caller: &Caller,
+    caller: &Attested,
     request: http::Request<Body>,
     out: &frame::Out,
 ) -> Result<(), Status> {
@@ -109,10 +109,10 @@ struct Unary {
 
 impl Unary {
     /// The session that a request names, which counts as one.
-    fn session<T>(&self, request: &Request<T>, id: &str) -> Result<(Arc<Caller>, Arc<Session>), Status> {
+    fn session<T>(&self, request: &Request<T>, id: &str) -> Result<(Attested, Arc<Session>), Status> {
         let caller = caller(request)?;
-        let session = self.broker.session(&*caller, id).map_err(refused)?;
-        self.broker.request(&*caller, &session).map_err(refused)?;
+        let session = self.broker.session(&caller, id).map_err(refused)?;
+        self.broker.request(&caller, &session).map_err(refused)?;
         Ok((caller, session))
     }
 
@@ -122,7 +122,7 @@ impl Unary {
     }
 }
 
-fn caller<T>(request: &Request<T>) -> Result<Arc<Caller>, Status> {
+fn caller<T>(request: &Request<T>) -> Result<Attested, Status> {
     request.extensions().get::<Guest>().map(|guest| guest.caller.clone()).ok_or_else(unattested)
 }
 
@@ -146,8 +146,8 @@ impl broker_server::Broker for Unary {
         let mut requests = request.into_inner();
         let first = tokio::time::timeout(stream::OPEN_WITHIN, requests.message()).await;
         let Ok(Some(first)) = first.map_err(|_| bad_first())? else { return Err(bad_first()) };
-        let session = self.broker.session(&*caller, &first.session).map_err(refused)?;
-        let (redactor, place) = self.broker.cleaning(&*caller, &session).map_err(refused)?;
+        let session = self.broker.session(&caller, &first.session).map_err(refused)?;
+        let (redactor, place) = self.broker.cleaning(&caller, &session).map_err(refused)?;
         let asks = redact::Asks::Tool { session, _place: place };
         Ok(Response::new(redact::serve(self.broker.clone(), asks, redactor, Some(first), requests)))
     }
@@ -165,7 +165,7 @@ impl broker_server::Broker for Unary {
         if request.get_ref().launch.is_some() {
             return Err(status::bad_request("a launcher opens its session as a stream, which it reports on"));
         }
-        let session = self.broker.open(&*caller, &stream::declaration(request.get_ref()), true).map_err(refused)?;
+        let session = self.broker.open(&caller, &stream::declaration(request.get_ref()), true).map_err(refused)?;
         stream::end_with_process(&self.broker, &caller, &session);
         let expires = self.broker.renew(&session).map_err(refused)?;
         Ok(self.opened(&session, expires))
@@ -177,7 +177,7 @@ impl broker_server::Broker for Unary {
     ) -> Result<Response<AcknowledgeVersionResponse>, Status> {
         let said = request.get_ref();
         let (caller, session) = self.session(&request, &said.session)?;
-        self.broker.acknowledge(&*caller, &session, &said.name, &said.version).map_err(refused)?;
+        self.broker.acknowledge(&caller, &session, &said.name, &said.version).map_err(refused)?;
         Ok(Response::new(AcknowledgeVersionResponse {}))
     }
 
@@ -190,7 +190,7 @@ impl broker_server::Broker for Unary {
     async fn close_session(&self, request: Request<CloseSessionRequest>) -> Result<Response<CloseSessionResponse>, Status> {
         // Never over a limit: who closes takes nothing.
         let caller = caller(&request)?;
-        if let Ok(session) = self.broker.session(&*caller, &request.get_ref().session) {
+        if let Ok(session) = self.broker.session(&caller, &request.get_ref().session) {
             self.broker.close(&session, End::Closed);
         }
         Ok(Response::new(CloseSessionResponse {}))

@@ -15,11 +15,12 @@ fn peer(uid: u32, unit: Option<&str>) -> Peer {
         groups: vec![8],
         unit: unit.map(|name| Unit { name: name.into(), invocation: None, cgroup: 1 }),
         executable: None,
+        remote: None,
     }
 }
 
 fn tool(run_as: RunAs, secrets: &[&str]) -> ToolPolicy {
-    let rule = |name: &&str| (name.parse().unwrap(), Rule { delivery: Delivery::Rpc, origin: origin() });
+    let rule = |name: &&str| (name.parse().unwrap(), Rule { delivery: Delivery::Rpc, remote: false, origin: origin() });
     ToolPolicy {
         description: String::new(),
         run_as,
@@ -227,4 +228,43 @@ fn a_programs_name_is_all_that_is_said_of_a_command() {
     for (path, name) in [("/usr/bin/npx", "npx"), ("n\u{1b}[31m", "n?[31m"), ("", ""), (long.as_str(), &long[..64])] {
         assert_eq!(super::launch::program(&words(&[path, "--token=x"])), name);
     }
+}
+
+#[test]
+fn the_network_and_this_host_are_two_ways_and_a_grant_opens_one() {
+    use crate::peer::{Certificate, Remote};
+    let certificate = |uri: &str| Certificate {
+        sha256: Sha256([1; 32]),
+        uris: vec![uri.into()],
+        dns: vec![],
+        emails: vec![],
+        vouched_by: Default::default(),
+    };
+    let caller = |uri: &str| {
+        let certificate = Some(std::sync::Arc::new(certificate(uri)));
+        Peer::over_network(Remote { address: "192.0.2.1:1".parse().unwrap(), certificate, token: None }, 9)
+    };
+    let by_uri = RemoteAs {
+        certificate: Some(CertificateIs { uri: Some("spiffe://a/x".into()), ..CertificateIs::default() }),
+        ..RemoteAs::default()
+    };
+    let mut both = tool(RunAs { remote: by_uri.clone(), ..user(1) }, &["a", "b"]);
+    both.grants.get_mut("a").unwrap().remote = true;
+    let far = tool(RunAs { remote: by_uri, ..RunAs::default() }, &["a"]);
+    let tools = [("billing".parse().unwrap(), both), ("far".parse().unwrap(), far), ("near".parse().unwrap(), tool(user(u32::MAX), &["a"]))];
+    let policy = Policy::new(tools.into(), ["a".parse().unwrap(), "b".parse().unwrap()].into());
+    let (me, other, here) = (caller("spiffe://a/x"), caller("spiffe://a/y"), peer(1, None));
+
+    let scope = open(&policy, &me, "billing", &["a"]).unwrap();
+    assert!(get(&policy, &me, &scope, "a").is_ok());
+    let denied = open(&policy, &me, "billing", &["a", "b"]);
+    assert_eq!(denied, Err(Denial::NotRemote { tool: "billing".parse().unwrap(), secret: "b".parse().unwrap() }));
+    // The scope of a session of this host does not carry over to the network.
+    let local = open(&policy, &here, "billing", &["a", "b"]).unwrap();
+    assert!(matches!(get(&policy, &me, &local, "b"), Err(Denial::NotRemote { .. })));
+    assert!(matches!(open(&policy, &other, "billing", &["a"]), Err(Denial::NotThisTool { .. })));
+    assert!(matches!(open(&policy, &here, "far", &["a"]), Err(Denial::NotThisTool { .. })), "no way in from this host");
+    assert!(matches!(open(&policy, &me, "near", &["a"]), Err(Denial::NotThisTool { .. })), "a caller without a uid has no uid");
+    let launched = policy.decide(&me, &Request::Launch { tool: &"billing".parse().unwrap(), command: &[] });
+    assert!(matches!(launched, Decision::Deny(Denial::RemoteLaunch(_))), "{launched:?}");
 }

@@ -73,6 +73,7 @@ fn config(shape: &Shape) -> Config {
             reaches: reaches.iter().map(reach).collect(),
             unlocks: unlocks.iter().map(|source| name("source", *source)).collect(),
             rotate_every: None,
+            approval: false,
             canary: *canary,
         };
         (name("secret", number), settings)
@@ -115,7 +116,7 @@ fn config(shape: &Shape) -> Config {
 
 fn peer(uid: u32) -> Peer {
     let process = Process { pid: 1, pidfd_inode: 1 };
-    Peer { process, uid, gid: 0, groups: Vec::new(), unit: None, executable: None }
+    Peer { process, uid, gid: 0, groups: Vec::new(), unit: None, executable: None, remote: None }
 }
 
 /// The line that hands it out, asked of policy as a tool would.

@@ -21,7 +21,7 @@ fn at(second: u64) -> SystemTime {
 fn append(journal: &mut Journal, number: u64) {
     let tool: ToolName = ["billing", "search"][number as usize % 2].parse().unwrap();
     let secret: SecretName = format!("s/{}", number % 3).parse().unwrap();
-    let who = Who::new(Some(&tool), None, None, None);
+    let who = Who::new(Some(&tool), None, None);
     let kind = if number.is_multiple_of(10) { Kind::SecretDenied } else { Kind::SecretHandedOut };
     let outcome = if number.is_multiple_of(10) { Outcome::Denied } else { Outcome::Success };
     let event = Event {

@@ -93,7 +93,7 @@ pub fn read_config(file: &Path) -> Result<Config, Failure> {
 
 fn ask_daemon(socket: &AdminSocket, host: &str) -> Result<Facts, Failure> {
     let inventory = block_on(async {
-        let admin = remote::admin(&socket.path()).await?;
+        let admin = remote::admin(&socket.place()?).await?;
         // A host of many tools has much to tell.
         let mut admin = admin.max_decoding_message_size(1 << 30);
         admin.inventory(v1::InventoryRequest {}).await.map_err(|status| remote::refused(&status))

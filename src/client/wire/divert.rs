@@ -12,11 +12,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::UnixStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use zeroize::{Zeroize, Zeroizing};
+
+use super::super::destination::Stream;
 
 /// Read from the socket at once.
 const BUFFER: usize = 16 * 1024;
@@ -27,7 +26,7 @@ const PADDED: u8 = 8;
 
 /// The connection, as the library sees it.
 pub struct Divert {
-    socket: UnixStream,
+    socket: Box<dyn Stream>,
     raw: Zeroizing<Vec<u8>>,
     /// What of `raw` was not looked at yet.
     unread: std::ops::Range<usize>,
@@ -67,7 +66,7 @@ impl Taken {
 }
 
 impl Divert {
-    pub fn new(socket: UnixStream) -> (Self, Taken) {
+    pub fn new(socket: Box<dyn Stream>) -> (Self, Taken) {
         let (raw, taken) = (Zeroizing::new(vec![0; BUFFER]), Taken::default());
         (Self { socket, raw, unread: 0..0, at: At::Header([0; HEADER], 0), taken: taken.clone(), preface: None }, taken)
     }

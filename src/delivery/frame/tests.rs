@@ -16,7 +16,7 @@ pub fn handout(value: &[u8]) -> Handout {
     let fetched = Fetched { value: SecretValue::copy_from(value).unwrap(), version: 7.into(), check_within: None };
     keeper.put(secret.clone(), "prod".parse().unwrap(), fetched, Confirmed { at: Stamp::now(), max_stale: None, place: None });
     let origin = Origin { file: std::path::Path::new("t.toml").into(), line: 1 };
-    let rule = Rule { delivery: Delivery::Rpc, origin: origin.clone() };
+    let rule = Rule { delivery: Delivery::Rpc, remote: false, origin: origin.clone() };
     let tool = ToolPolicy {
         description: String::new(),
         run_as: RunAs::default(),
@@ -34,6 +34,7 @@ pub fn handout(value: &[u8]) -> Handout {
         groups: vec![],
         unit: None,
         executable: None,
+        remote: None,
     };
     let open = policy.decide(&peer, &Request::Open { tool: &name, scope: std::slice::from_ref(&secret) });
     let Decision::AllowSession(scope) = open else { panic!("{open:?}") };

@@ -181,6 +181,9 @@ impl Facts {
     fn alarms(&self, page: &mut Page<'_>) -> fmt::Result {
         let alarms = self.broker.alarms();
         let raised = alarms.iter().flat_map(|alarms| alarms.counts()).map(|(kind, count)| ([("alarm", kind.word())], count));
+        let logins = self.broker.logins_refused();
+        let logins = logins.iter().map(|(reason, count)| ([("reason", *reason)], *count));
+        page.counter("logins_refused", "Callers over the network who did not prove who they are, by what was wrong.", logins)?;
         page.counter("alarms", "Alarms, by the rule of configuration that raised them.", raised)?;
         let delivered = alarms
             .iter()
