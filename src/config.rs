@@ -32,6 +32,7 @@ mod links;
 mod pasted;
 mod problem;
 mod read;
+mod rotation;
 mod sandbox;
 mod secrets;
 mod sources;
@@ -224,6 +225,8 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("source, environment", sources::ENVIRONMENT_KEYS),
         ("secret", secrets::KEYS),
         ("secret: reaches", secrets::REACHES_KEYS),
+        ("secret: rotation", rotation::KEYS),
+        ("secret: rotation.generate", rotation::GENERATE_KEYS),
         ("tool", tools::KEYS),
         ("tool: run-as", identity::KEYS),
         ("tool: secrets", tools::GRANT_KEYS),
