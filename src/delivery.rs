@@ -13,6 +13,7 @@ mod passed;
 mod places;
 mod redact;
 mod requests;
+mod rotation;
 mod serve;
 mod status;
 mod stream;

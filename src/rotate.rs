@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub use generate::{Alphabet, Generate};
-pub use holders::Holder;
+pub use holders::{Holder, all_holders};
 pub use machine::{End, State, Step};
 pub use record::{Folder, Record};
 pub use rotations::{Outlook, Progress, Refused, Rotations};

@@ -78,7 +78,7 @@ pub(super) fn read(secret: &Section<'_>, source: Option<&SourceSettings>) -> Opt
 /// Why nothing can be written there.
 fn unwritable(secret: &Section<'_>, source: &SourceSettings) -> Option<&'static str> {
     match source {
-        _ if secret.has("stage") => Some("is of no use beside `stage`, which names one version for good"),
+        _ if secret.text("stage").is_some_and(|stage| stage != "AWSCURRENT") => Some("is of no use beside `stage`, which names one version for good"),
         SourceSettings::Environment => Some("is of no use for a secret of the environment, which nobody can change"),
         SourceSettings::AwsParameterStore(_) => {
             Some("is not possible in Parameter Store, which has no check-and-set: keep the secret in Secrets Manager")

@@ -23,17 +23,23 @@ pub struct Holder {
 
 /// Every holder of a secret, as they stand on the way to this version.
 pub fn holders(sessions: &Sessions, secret: &SecretName, to: &Version) -> Vec<Holder> {
-    let holder = |session: &Session| {
-        let held = session.use_of(secret)?;
-        Some(Holder {
-            session: session.id,
-            tool: session.tool().clone(),
-            pid: session.peer.process.pid,
-            by: session.delivered_by(secret),
-            told: held.handed == *to,
-            moved: held.used == *to,
-            version: held.used,
-        })
-    };
-    sessions.list().iter().filter_map(|session| holder(session)).collect()
+    sessions.list().iter().filter_map(|session| holder(session, secret, Some(to))).collect()
+}
+
+fn holder(session: &Session, secret: &SecretName, to: Option<&Version>) -> Option<Holder> {
+    let held = session.use_of(secret)?;
+    Some(Holder {
+        session: session.id,
+        tool: session.tool().clone(),
+        pid: session.peer.process.pid,
+        by: session.delivered_by(secret),
+        told: to.is_some_and(|to| held.handed == *to),
+        moved: to.is_some_and(|to| held.used == *to),
+        version: held.used,
+    })
+}
+
+/// Every holder of a secret, whichever version it has.
+pub fn all_holders(sessions: &Sessions, secret: &SecretName) -> Vec<Holder> {
+    sessions.list().iter().filter_map(|session| holder(session, secret, None)).collect()
 }

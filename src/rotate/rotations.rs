@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// Where a rotation stands, for those who follow it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
     pub secret: SecretName,
     pub token: String,
@@ -237,8 +237,13 @@ impl Rotations {
         self.shared.lock().values().map(|one| one.progress.borrow().clone()).collect()
     }
 
-    /// The last rotation of a secret, as it is on record.
-    pub fn last(&self, secret: &SecretName) -> Option<Record> {
+    /// The rotation of a secret that is under way, or the last that there was.
+    pub fn of(&self, secret: &SecretName) -> Option<Progress> {
+        let under_way = self.shared.lock().get(secret).map(|one| one.progress.borrow().clone());
+        under_way.or_else(|| self.last(secret).map(|record| progress(secret, &record)))
+    }
+
+    fn last(&self, secret: &SecretName) -> Option<Record> {
         self.shared.folder.read(secret).ok().flatten()
     }
 
