@@ -104,7 +104,7 @@ pub(super) struct Beside {
 }
 
 /// The end of the name under which it is kept.
-pub(super) const BESIDE: &str = ".valetkey-rotation";
+pub const BESIDE: &str = ".valetkey-rotation";
 
 impl Beside {
     /// As a JSON object, in a buffer that leaves no outgrown copy behind.
