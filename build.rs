@@ -5,12 +5,13 @@ use std::{env, error::Error, path::PathBuf};
 use protox::prost::Message;
 
 /// Messages that carry a secret's value. prost derives `Debug` for every message unless told to skip it.
-const VALUE_MESSAGES: [&str; 5] = [
+const VALUE_MESSAGES: [&str; 6] = [
     ".valetkey.v1.Secret",
     ".valetkey.v1.GetSecretsResponse",
     ".valetkey.v1.SessionResponse",
     ".valetkey.v1.SessionResponse.response",
     ".valetkey.v1.RedactRequest",
+    ".valetkey.v1.RotateRequest",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -258,6 +258,8 @@ impl Broker {
         if session.held().get(&secret) != Some(&version) {
             return Err(Refused::bad_request(format!("this session was not handed version {version} of {secret}")));
         }
+        session.uses(&secret, &version);
+        self.sessions.tell_moves();
         self.note(&Event::InUse { session, secret: &secret, version: &version });
         Ok(())
     }
@@ -371,6 +373,11 @@ impl Broker {
 
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// May any open session still have this version in memory?
+    pub fn may_be_held(&self, secret: &SecretName, version: &Version) -> bool {
+        self.sessions.list().iter().any(|session| session.may_have(secret, version))
     }
 
     /// What this tool has taken.

@@ -42,6 +42,7 @@ mod patience;
 mod remote;
 mod reports;
 mod session;
+mod swap;
 mod wire;
 
 use std::{path::Path, time::Duration};
@@ -52,6 +53,7 @@ pub use held::Secret;
 #[cfg(feature = "client-tls")]
 pub use remote::Remote;
 pub use session::Session;
+pub use swap::{NotMade, Swap};
 
 use destination::Destination;
 

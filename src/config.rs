@@ -34,6 +34,7 @@ mod problem;
 mod read;
 mod remote;
 mod roles;
+mod rotation;
 mod sandbox;
 mod secrets;
 mod sources;
@@ -44,6 +45,7 @@ mod variable;
 
 pub use alarm::{AlarmSettings, WebhookAddress, WebhookTarget};
 pub use audit::AuditSettings;
+pub use duration::duration as parse_duration;
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use explain::{Explanation, explain};
 pub use export::{ExportSettings, OtlpSettings};
@@ -250,6 +252,8 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("source, environment", sources::ENVIRONMENT_KEYS),
         ("secret", secrets::KEYS),
         ("secret: reaches", secrets::REACHES_KEYS),
+        ("secret: rotation", rotation::KEYS),
+        ("secret: rotation.generate", rotation::GENERATE_KEYS),
         ("tool", tools::KEYS),
         ("tool: run-as", identity::KEYS),
         ("tool: run-as, certificate", remote::CERTIFICATE_KEYS),

@@ -215,6 +215,7 @@ fn build(config: Config, captured: Captured, redactor: Redactor, passed: Passed)
     let tokens = remote.as_ref().map(RemotePlane::tokens);
     let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, exports, tokens, method };
     let operations = Arc::new(Operations::new(parts, broker.clone(), control_plane.handle().clone()));
+    operations.host_rotations();
     if config.daemon.on_unreachable == OnUnreachable::Fail || !reasons.is_empty() {
         // All of them in one go: whoever mends one should not find the next at the next start.
         match control_plane.block_on(operations.first_load()) {
@@ -344,6 +345,7 @@ async fn load_until_ready(operations: Arc<Operations>, broker: Arc<Broker>, heal
         wait = (wait * 2).min(Duration::from_secs(30));
     }
     broker.ready();
+    operations.begin_rotations();
     health.tools(true).await;
     notify(&[NotifyState::Ready, NotifyState::Status("ready")]);
     info!("ready");

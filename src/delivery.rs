@@ -20,6 +20,7 @@ mod redact;
 mod remote;
 mod remote_places;
 mod requests;
+mod rotation;
 mod serve;
 mod status;
 mod stream;

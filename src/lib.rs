@@ -53,6 +53,8 @@ pub mod broker;
 pub mod config;
 #[cfg(feature = "daemon")]
 pub mod delivery;
+#[cfg(feature = "daemon")]
+pub mod rotate;
 
 #[cfg(feature = "daemon")]
 pub mod blast;

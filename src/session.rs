@@ -50,6 +50,8 @@ pub enum End {
     Revoked,
     /// The policy that is in force now does not allow it.
     PolicyChanged,
+    /// It did not move to the new version of a secret that was rotated.
+    Rotated,
     /// The daemon is stopping.
     ShuttingDown,
 }
@@ -67,6 +69,22 @@ pub struct Held {
 struct Handed {
     first: Held,
     last: Held,
+    /// All that it was handed, the latest last, of which it may have kept any.
+    all: Vec<Version>,
+    /// What it said that it uses.
+    used: Option<Version>,
+}
+
+/// Of so many versions of one secret it is remembered that a session may have them.
+const MOST_VERSIONS: usize = 64;
+
+/// What a session does with a secret, as far as it said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Use {
+    /// The version that it uses: what it acknowledged last, or what it had before the one that it has not acknowledged.
+    pub used: Version,
+    /// The version that it was handed last.
+    pub handed: Version,
 }
 
 /// One open session.
@@ -141,14 +159,46 @@ impl Session {
         let now = || Held { version: version.clone(), since: SystemTime::now() };
         match held.get_mut(secret) {
             Some(before) if before.last.version == *version => {}
-            Some(before) => before.last = now(),
+            Some(before) => {
+                before.last = now();
+                before.all.retain(|other| other != version);
+                if before.all.len() == MOST_VERSIONS {
+                    before.all.remove(0);
+                }
+                before.all.push(version.clone());
+            }
             None => {
                 let first = now();
-                held.insert(secret.clone(), Handed { last: first.clone(), first });
+                held.insert(secret.clone(), Handed { last: first.clone(), first, all: vec![version.clone()], used: None });
                 return true;
             }
         }
         false
+    }
+
+    /// Remembers that the process said it uses this version, and none before it.
+    pub fn uses(&self, secret: &SecretName, version: &Version) {
+        if let Some(handed) = lock(&self.held).get_mut(secret) {
+            handed.used = Some(version.clone());
+        }
+    }
+
+    /// What it does with this secret. `None`: it was handed none of it.
+    pub fn use_of(&self, secret: &SecretName) -> Option<Use> {
+        let held = lock(&self.held);
+        let handed = held.get(secret)?;
+        let before_last = || handed.all.iter().rev().nth(1).unwrap_or(&handed.last.version);
+        let used = match &handed.used {
+            _ if self.keeps_first(secret) => &handed.first.version,
+            Some(used) => used,
+            None => before_last(),
+        };
+        Some(Use { used: used.clone(), handed: handed.last.version.clone() })
+    }
+
+    /// May its process still have this version in memory?
+    pub fn may_have(&self, secret: &SecretName, version: &Version) -> bool {
+        lock(&self.held).get(secret).is_some_and(|handed| handed.all.contains(version))
     }
 
     /// What it was handed and may still have.
@@ -247,6 +297,7 @@ pub struct Opening {
 #[derive(Debug, Default)]
 pub struct Sessions {
     open: Mutex<HashMap<SessionId, Arc<Session>>>,
+    moves: watch::Sender<()>,
 }
 
 impl Sessions {
@@ -293,6 +344,16 @@ impl Sessions {
         lock(&self.open).len()
     }
 
+    /// Changes whenever a session has moved to another version, or ended.
+    pub fn moves(&self) -> watch::Receiver<()> {
+        self.moves.subscribe()
+    }
+
+    /// One has moved.
+    pub fn tell_moves(&self) {
+        self.moves.send_replace(());
+    }
+
     /// Sessions open now as this tool.
     pub fn count_of(&self, tool: &ToolName) -> usize {
         lock(&self.open).values().filter(|session| session.tool() == tool).count()
@@ -305,6 +366,7 @@ impl Sessions {
         let ended: Vec<_> = ids.iter().filter_map(|id| open.remove(id)).collect();
         drop(open);
         ended.iter().for_each(|session| session.end(why));
+        self.tell_moves();
         ended
     }
 
@@ -312,6 +374,7 @@ impl Sessions {
     pub fn end_one(&self, why: End, id: &SessionId) -> Option<Arc<Session>> {
         let session = lock(&self.open).remove(id)?;
         session.end(why);
+        self.tell_moves();
         Some(session)
     }
 }

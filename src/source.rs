@@ -12,7 +12,7 @@ mod calls;
 #[cfg(feature = "daemon")]
 pub mod environment;
 #[cfg(feature = "daemon")]
-mod field;
+pub(crate) mod field;
 #[cfg(feature = "daemon")]
 pub(crate) mod key_file;
 #[cfg(feature = "daemon")]
@@ -21,6 +21,8 @@ pub(crate) mod other_end;
 pub mod sealed_file;
 #[cfg(feature = "daemon")]
 pub mod vault;
+#[cfg(feature = "daemon")]
+pub mod write;
 
 use std::{
     fmt,
@@ -225,6 +227,12 @@ pub trait Source: Send + Sync {
 
     /// How it proves itself, where there is something to tell.
     fn login(&self) -> Option<LoginFacts> {
+        None
+    }
+
+    /// How it can be written to. `None`: it cannot.
+    #[cfg(feature = "daemon")]
+    fn writer(&self) -> Option<&dyn write::Write> {
         None
     }
 

@@ -123,15 +123,19 @@ pub struct Store {
     redactor: Redactor,
 }
 
-/// The write half. What it holds, the redactor knows: from before a value can be handed out, until it is replaced twice.
+/// The write half. What it holds, the redactor knows: from before a value can be handed out, until it is replaced twice and nobody has
+/// it any more.
 #[derive(Debug)]
 pub struct Keeper {
     shelf: Arc<Shelf>,
     redactor: Redactor,
-    /// Versions that were held before, and may still be in a tool's hands and so in an upstream's error.
-    previous: Mutex<HashMap<SecretName, Version>>,
+    /// Versions that were held before, the latest last, and may still be in a tool's hands and so in an upstream's error.
+    previous: Mutex<HashMap<SecretName, Vec<Version>>>,
     serial: AtomicU64,
 }
+
+/// So many versions of one secret stay known to the redactor after they went, whoever has them.
+const MOST_PREVIOUS: usize = 64;
 
 /// An empty store, whose values this redactor will know.
 pub fn new(redactor: Redactor) -> (Keeper, Store) {
@@ -209,15 +213,38 @@ impl Keeper {
         short.map(|((name, _), _)| name.clone()).collect()
     }
 
-    /// The redactor forgets the version before the one that goes now; but not where that one is `held` again: sources roll back.
+    /// What goes now is known to the redactor for as long as somebody may have it, see [`forget_unheld`](Self::forget_unheld). If `held`
+    /// is one that went before, it has come back: sources roll back.
     fn retire(&self, secret: &SecretName, gone: Version, held: Option<&Version>) {
         let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(older) = previous.insert(secret.clone(), gone.clone())
-            && older != gone
-            && Some(&older) != held
-        {
-            self.redactor.forget(secret, &older);
+        let previous = previous.entry(secret.clone()).or_default();
+        previous.retain(|older| *older != gone && Some(older) != held);
+        previous.push(gone);
+        if previous.len() > MOST_PREVIOUS {
+            self.redactor.forget(secret, &previous.remove(0));
         }
+    }
+
+    /// The redactor forgets what was held before the last version and is held by nobody any more, as far as `is_held` knows. The last
+    /// one stays: who had it may have written it somewhere.
+    pub fn forget_unheld(&self, is_held: impl Fn(&SecretName, &Version) -> bool) {
+        let mut gone = Vec::new();
+        {
+            let mut all = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
+            for (secret, previous) in all.iter_mut().filter(|(_, previous)| previous.len() > 1) {
+                let last = previous.len() - 1;
+                let mut at = 0;
+                previous.retain(|version| {
+                    let stays = at == last || is_held(secret, version);
+                    at += 1;
+                    if !stays {
+                        gone.push((secret.clone(), version.clone()));
+                    }
+                    stays
+                });
+            }
+        }
+        gone.iter().for_each(|(secret, version)| self.redactor.forget(secret, version));
     }
 
     /// Holds what a source gave. A value that it replaces is wiped when its last reader is done with it. What an operator revoked stays
@@ -399,7 +426,21 @@ mod tests {
         for (version, value) in (1..).zip(values) {
             assert_eq!(put(&keeper, value, version), Change::New);
         }
+        assert_eq!(values.map(|value| known(&redactor, value)), [true, true, true], "somebody may still have the first");
+        keeper.forget_unheld(|_, version| *version == Version::from(1));
+        assert_eq!(values.map(|value| known(&redactor, value)), [true, true, true], "somebody has it");
+        keeper.forget_unheld(|_, _| false);
         assert_eq!(values.map(|value| known(&redactor, value)), [false, true, true]);
+    }
+
+    #[test]
+    fn however_often_a_secret_changes_the_redactor_does_not_grow_without_end() {
+        let redactor = Redactor::new().unwrap();
+        let (keeper, _) = new(redactor.clone());
+        for version in 1..=MOST_PREVIOUS as u64 + 2 {
+            put(&keeper, &format!("value-number-{version}-of-it"), version);
+        }
+        assert!(!known(&redactor, "value-number-1-of-it") && known(&redactor, "value-number-2-of-it"));
     }
 
     #[test]
@@ -426,6 +467,7 @@ mod tests {
         put(&keeper, "second-value-of-it", 2);
         keeper.retain(|_| false);
         put(&keeper, "third-value-of-it", 3);
+        keeper.forget_unheld(|_, _| false);
         assert!(known(&redactor, "third-value-of-it") && !known(&redactor, "first-value-of-it"));
     }
 

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// In the order of a secret's path. `proto` is the contract's words, generated.
-const ORDER: [&str; 24] = [
+const ORDER: [&str; 25] = [
     "proto", "secret", "name", "measure", "peer", "redact", "source", "limits", "audit", "export", "policy", "store", "refresh",
-    "session", "alarm", "broker", "attest", "delivery", "config", "blast", "daemon", "client", "run", "cli",
+    "session", "alarm", "broker", "rotate", "attest", "delivery", "config", "blast", "daemon", "client", "run", "cli",
 ];
 
 /// A module, and what it must never import however high that stands.

@@ -251,6 +251,7 @@ fn word(end: End) -> &'static str {
         End::LifetimeReached => "lifetime-reached",
         End::Revoked => "revoked",
         End::PolicyChanged => "policy-changed",
+        End::Rotated => "rotated",
         End::ShuttingDown => "shutting-down",
     }
 }

@@ -184,6 +184,10 @@ impl Refused {
             End::ShuttingDown => Self::shutting_down(),
             End::Revoked => Self::new(Reason::SessionNotOpen, "an operator revoked this session"),
             End::PolicyChanged => Self::new(Reason::ScopeNotAllowed, "policy changed, and no longer allows this session"),
+            End::Rotated => Self::new(
+                Reason::SessionNotOpen,
+                "a secret of this session was rotated, and it did not say in time that it uses the new version: open a new one",
+            ),
             End::Expired => Self::new(Reason::SessionNotOpen, "the session was not renewed in time: open a new one"),
             End::Closed | End::ProcessGone => Self::not_open(),
         }

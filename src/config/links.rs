@@ -16,6 +16,7 @@ use super::{
 use crate::{
     name::{SecretName, SourceName, ToolName},
     policy::{Origin, RunAs, ToolPolicy},
+    rotate::How,
 };
 
 pub(super) fn check(
@@ -28,6 +29,7 @@ pub(super) fn check(
     unused(sources, secrets, tools, report);
     remote::check_callers(tools, report);
     one_credential_twice(secrets, report);
+    what_hooks_need(secrets, report);
     // Of many launched tools of one user each is told once, as beside the first of them, and not beside every other.
     let mut firsts = BTreeMap::new();
     for tool in tools.values().filter(|tool| is_launched(tool)) {
@@ -53,7 +55,10 @@ fn unused(
     report: &Report,
 ) {
     for (name, origin) in &secrets.names {
-        if secrets.complete && !tools.values().any(|tool| tool.grants.contains_key(name)) {
+        let for_a_hook = || secrets.usable.values().filter_map(|secret| secret.rotation.as_ref()).any(|rotation| {
+            matches!(&rotation.how, How::Hook(hook) if hook.with.contains(name))
+        });
+        if secrets.complete && !tools.values().any(|tool| tool.grants.contains_key(name)) && !for_a_hook() {
             let instead = format!("secrets.\"{name}\" = {{}} in the [tool.NAME] that needs it, or remove the secret");
             add(report, Severity::Warning, origin, format!("no tool may have secret \"{name}\""), instead);
         }
@@ -75,6 +80,18 @@ fn one_credential_twice(secrets: &Defined<SecretName, SecretSettings>, report: &
             let what = format!("secrets \"{first}\" and \"{name}\" are one credential: same source, path and field");
             let instead = "one secret, granted to each tool: two names hide who shares it".into();
             add(report, Severity::Warning, &secret.origin, what, instead);
+        }
+    }
+}
+
+/// A hook that needs a secret which is not defined would fail when it is too late to notice.
+fn what_hooks_need(secrets: &Defined<SecretName, SecretSettings>, report: &Report) {
+    for (name, secret) in secrets.usable.iter().filter(|_| secrets.complete) {
+        let Some(How::Hook(hook)) = secret.rotation.as_ref().map(|rotation| &rotation.how) else { continue };
+        for _ in hook.with.iter().filter(|needed| !secrets.names.contains_key(*needed) || *needed == name) {
+            let what = format!("`with` in the rotation of secret \"{name}\" names one that is not defined, or itself");
+            let instead = "a [secret.\"NAME\"] table for it, or the name of one that is there".into();
+            add(report, Severity::Error, &secret.origin, what, instead);
         }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     Defined,
     address::plain,
     read::{Key, Named, Refused, Section, key},
+    rotation,
     sources::SourceSettings,
     spelling::nearest,
     variable::{is_variable, suggested},
@@ -15,6 +16,7 @@ use crate::source::aws_parameter_store;
 use crate::{
     name::{SecretName, SourceName},
     policy::Origin,
+    rotate,
 };
 
 /// A secret as configured.
@@ -38,8 +40,10 @@ pub struct SecretSettings {
     pub reaches: Vec<Reach>,
     /// Sources that a holder can log in to with it, and read whatever they give.
     pub unlocks: Vec<SourceName>,
-    /// How often it should change. For reports; nothing rotates by itself.
+    /// How often it should change. Where `rotation` says how, it does by itself; otherwise it is for reports.
     pub rotate_every: Option<Duration>,
+    /// How it is rotated; `None`: only by hand, with a value that the operator gives.
+    pub rotation: Option<rotate::Settings>,
     /// Nobody uses it: where it shows up, something has leaked.
     pub canary: bool,
     /// Must an operator let each use of it through?
@@ -85,6 +89,7 @@ pub(super) const KEYS: &[Key] = &[
     key("reaches", "[{ system = \"api.stripe.com\", privilege = \"write\" }]"),
     key("unlocks", "[\"prod\"]"),
     key("rotate-every", "\"30d\""),
+    key("rotation", "{ generate = { length = 32 } }"),
     key("canary", "true"),
     key("approval", "\"required\""),
 ];
@@ -128,6 +133,7 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
     let reaches = reaches(&section);
     let unlocks = unlocks(&section, sources);
     let rotate_every = section.duration("rotate-every");
+    let rotation = rotation::read(&section, kind);
     let canary = section.boolean("canary").unwrap_or(false);
     for key in ["reaches", "unlocks"].into_iter().filter(|key| canary && section.has(key)) {
         let what =
@@ -147,6 +153,7 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
         reaches,
         unlocks,
         rotate_every,
+        rotation,
         canary,
         approval: section.choice("approval", &[("required", true), ("none", false)]).unwrap_or(false),
     })

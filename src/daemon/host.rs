@@ -1,9 +1,11 @@
 //! What operators can ask of a running daemon, and what a reload does.
 
+mod rotation;
+
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -32,6 +34,7 @@ use crate::{
     peer::Peer,
     policy::{Account, Role},
     proto::v1,
+    rotate::Rotations,
     refresh::{self, LastGood, Plan, Refreshed, States, Upkeep},
     secret,
     source::{Calls, Source, Working},
@@ -76,6 +79,7 @@ pub struct Operations {
     loaded: watch::Sender<bool>,
     closed: AtomicBool,
     sweep: JoinHandle<()>,
+    rotations: OnceLock<Arc<Rotations>>,
 }
 
 /// What a reload replaces.
@@ -116,6 +120,7 @@ impl Operations {
             loaded,
             closed: AtomicBool::new(false),
             sweep,
+            rotations: OnceLock::new(),
             reloads: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
         }
@@ -452,6 +457,10 @@ impl Host for Operations {
 
     fn reload(&self) -> Working<'_, Result<Reloaded, Vec<String>>> {
         Box::pin(self.reload())
+    }
+
+    fn rotations(&self) -> Option<Arc<Rotations>> {
+        self.rotations.get().filter(|_| self.is_loaded()).cloned()
     }
 
     fn revoke_secret(&self, name: &str) -> Result<bool, String> {

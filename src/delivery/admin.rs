@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed, tim
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use super::{pace::Guest, redact, status};
+use super::{pace::Guest, redact, rotation, status};
 use crate::{
     attest::{Attested, Tokens},
     broker::{Broker, Deed},
@@ -15,6 +15,7 @@ use crate::{
     policy::{Delivery, Role},
     proto::v1::{self, admin_server},
     refresh::{LastGoodState, Refreshed, SourceState},
+    rotate::Rotations,
     session::{End, Form, Held, Session},
     source::{Counts, LoginFacts, SourceError, Working},
     store::Absent,
@@ -37,6 +38,8 @@ pub trait Host: Send + Sync {
     /// Checks these secrets now, or all. `None`: nothing has been loaded yet.
     fn refresh(&self, secrets: Option<Vec<SecretName>>) -> Working<'_, Option<Refreshed>>;
     fn reload(&self) -> Working<'_, Result<Reloaded, Vec<String>>>;
+    /// What rotates secrets. `None`: there is no place to keep where rotations stand.
+    fn rotations(&self) -> Option<Arc<Rotations>>;
     /// Drops a value from memory, and from the copy on disk; an error where that still has it. `false`: there is no such secret.
     fn revoke_secret(&self, name: &str) -> Result<bool, String>;
 }
@@ -328,11 +331,15 @@ impl admin_server::Admin for AdminService {
 
     async fn list_secrets(&self, request: Request<v1::ListSecretsRequest>) -> Result<Response<v1::ListSecretsResponse>, Status> {
         self.operator(&request, Role::Viewer)?;
-        let (policy, sessions) = (self.broker.policy(), self.broker.sessions().list());
+        let (policy, sessions, rotations) = (self.broker.policy(), self.broker.sessions().list(), self.host.rotations());
         let secrets = self.broker.store().listing().into_iter().map(|(name, (source, entry))| {
             let facts = self.host.secret(&name);
             let may = policy.tools().filter(|(_, tool)| tool.grants.contains_key(&name));
+            let rotation = rotations.as_ref().and_then(|rotations| rotations.of(&name));
+            let current = entry.as_ref().ok().map(|held| &held.version);
             v1::SecretInfo {
+                versions: rotation::versions(self.broker.sessions(), &name, current, rotation.as_ref()),
+                rotation: rotation.as_ref().map(rotation::told),
                 source: source.to_string(),
                 path: facts.path,
                 version: entry.as_ref().map(|held| held.version.to_string()).unwrap_or_default(),
@@ -391,6 +398,20 @@ impl admin_server::Admin for AdminService {
         }
         inventory.sessions = self.broker.sessions().list().iter().map(|one| session(one)).collect();
         Ok(Response::new(inventory))
+    }
+
+    type RotateStream = rotation::Answers;
+
+    async fn rotate(&self, request: Request<v1::RotateRequest>) -> Result<Response<Self::RotateStream>, Status> {
+        let operator = self.operator(&request, Role::Security)?;
+        rotation::rotate(&self.broker, &*self.host, operator.peer(), request.into_inner()).map(Response::new)
+    }
+
+    type RollBackStream = rotation::Answers;
+
+    async fn roll_back(&self, request: Request<v1::RollBackRequest>) -> Result<Response<Self::RollBackStream>, Status> {
+        let operator = self.operator(&request, Role::Security)?;
+        rotation::roll_back(&self.broker, &*self.host, operator.peer(), &request.into_inner().secret).map(Response::new)
     }
 
     type RedactStream = redact::Answers;

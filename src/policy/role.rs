@@ -12,7 +12,7 @@ pub enum Role {
     Viewer,
     /// Keep it running: refresh, reload, end one session.
     Operator,
-    /// Contain: end all of a tool, drop a value, approve, see the whole map, have a text cleaned.
+    /// Contain: rotate, end all of a tool, drop a value, approve, see the whole map, have a text cleaned.
     Security,
     /// Let others in: issue and revoke tokens.
     Owner,

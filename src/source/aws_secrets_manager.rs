@@ -4,6 +4,8 @@
 //! these are the same secret is never guessed (a name says nothing of its account): the answer to one of them says it, by the ARN and the name in
 //! it. So names are asked first, then one ARN of each that look the same, then what is left.
 
+mod write;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
@@ -127,6 +129,10 @@ impl Source for AwsSecretsManager {
 
     fn login(&self) -> Option<LoginFacts> {
         Some(self.account.login())
+    }
+
+    fn writer(&self) -> Option<&dyn super::write::Write> {
+        Some(self)
     }
 
     fn calls(&self) -> Option<&Calls> {

@@ -22,7 +22,38 @@ pub(super) fn pick(secret: &[u8], field: Option<&str>) -> Result<SecretValue, So
     }
 }
 
+/// The whole secret with another value in the place of one leaf; everything else stays as it is written. Where there is no leaf of that
+/// name there is nothing to replace: a new field would be a guess.
+pub(super) fn replaced(secret: &[u8], field: &str, value: &[u8]) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+    let leaf = find(secret, field)?;
+    if matches!(leaf.kind(), "an object" | "an array" | "null") {
+        return Err(bad(Some(field), &format!("is {}, not a text, a number or a boolean", leaf.kind())));
+    }
+    let start = leaf.text().as_ptr() as usize - secret.as_ptr() as usize;
+    let end = start + leaf.text().len();
+    let stays_bare = leaf.kind() == "a number" && Json::parse(value).is_some_and(|new| new.kind() == "a number");
+    let text = if stays_bare { Zeroizing::new(value.to_vec()) } else { quoted(value)? };
+    let mut whole = Zeroizing::new(Vec::with_capacity(secret.len() - (end - start) + text.len()));
+    whole.extend_from_slice(&secret[..start]);
+    whole.extend_from_slice(&text);
+    whole.extend_from_slice(&secret[end..]);
+    Ok(whole)
+}
+
+/// A text as JSON writes it, in a buffer that is large enough from the start.
+pub(crate) fn quoted(value: &[u8]) -> Result<Zeroizing<Vec<u8>>, SourceError> {
+    let text = std::str::from_utf8(value).map_err(|_| bad(None, "is no text, and JSON holds only texts"))?;
+    let mut written = Zeroizing::new(Vec::with_capacity(value.len() * 6 + 2));
+    serde_json::to_writer(&mut *written, text).map_err(|_| bad(None, "cannot be written as JSON"))?;
+    Ok(written)
+}
+
 fn leaf_of(secret: &[u8], field: &str) -> Result<SecretValue, SourceError> {
+    let at = find(secret, field)?;
+    at.leaf().ok_or_else(|| bad(Some(field), &format!("is {}, not a text, a number or a boolean", at.kind())))?
+}
+
+fn find<'a>(secret: &'a [u8], field: &str) -> Result<Json<'a>, SourceError> {
     let mut at =
         Json::parse(secret).ok_or_else(|| bad(None, "is not JSON, so no field can be taken from it: leave out `field`"))?;
     let whole = [field.to_owned()];
@@ -33,7 +64,7 @@ fn leaf_of(secret: &[u8], field: &str) -> Result<SecretValue, SourceError> {
     for step in &steps {
         at = at.get(step).map_err(|problem| bad(Some(field), problem))?.ok_or_else(|| bad(Some(field), "is not in it"))?;
     }
-    at.leaf().ok_or_else(|| bad(Some(field), &format!("is {}, not a text, a number or a boolean", at.kind())))?
+    Ok(at)
 }
 
 fn bad(field: Option<&str>, problem: &str) -> SourceError {
@@ -43,11 +74,11 @@ fn bad(field: Option<&str>, problem: &str) -> SourceError {
 
 /// A well-formed JSON value, as a stretch of the text it was found in.
 #[derive(Clone, Copy)]
-pub(super) struct Json<'a>(&'a [u8]);
+pub(crate) struct Json<'a>(&'a [u8]);
 
 impl<'a> Json<'a> {
     /// The one value that a text holds, if it is well-formed to its end.
-    pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let (value, rest) = Self::first(text)?;
         rest.trim_ascii_start().is_empty().then_some(value)
     }
@@ -62,12 +93,12 @@ impl<'a> Json<'a> {
     }
 
     /// The text itself.
-    pub(super) fn text(self) -> &'a [u8] {
+    pub(crate) fn text(self) -> &'a [u8] {
         self.0
     }
 
     /// What kind of thing it is, in words that say nothing of its content.
-    pub(super) fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self.0.first() {
             Some(b'{') => "an object",
             Some(b'[') => "an array",
@@ -79,7 +110,7 @@ impl<'a> Json<'a> {
     }
 
     /// The members of an object or the elements of an array (which have no key).
-    pub(super) fn members(self) -> impl Iterator<Item = (Option<Json<'a>>, Json<'a>)> {
+    pub(crate) fn members(self) -> impl Iterator<Item = (Option<Json<'a>>, Json<'a>)> {
         let keyed = self.0.first() == Some(&b'{');
         let mut rest = match self.0 {
             [b'{' | b'[', inside @ .., _] => inside,
@@ -100,7 +131,7 @@ impl<'a> Json<'a> {
     }
 
     /// The member of an object, or the element of an array, that one step of a pointer names (RFC 6901, section 4).
-    pub(super) fn get(self, step: &str) -> Result<Option<Json<'a>>, &'static str> {
+    pub(crate) fn get(self, step: &str) -> Result<Option<Json<'a>>, &'static str> {
         if self.0.first() == Some(&b'[') {
             let canonical = step == "0" || !step.starts_with(['0', '+']);
             let index = step.parse().ok().filter(|_| canonical);
@@ -116,12 +147,12 @@ impl<'a> Json<'a> {
     }
 
     /// As [`Json::get`], for JSON of which we know the shape.
-    pub(super) fn at(self, key: &str) -> Option<Json<'a>> {
+    pub(crate) fn at(self, key: &str) -> Option<Json<'a>> {
         self.get(key).ok().flatten()
     }
 
     /// Is this the text `wanted`?
-    pub(super) fn is(self, wanted: &str) -> bool {
+    pub(crate) fn is(self, wanted: &str) -> bool {
         match self.inside() {
             Some(inside) if !inside.contains(&b'\\') => inside == wanted.as_bytes(),
             Some(inside) => unescape(inside).is_some_and(|text| *text == wanted.as_bytes()),
@@ -130,13 +161,13 @@ impl<'a> Json<'a> {
     }
 
     /// What `judge` says of a text; false of everything else.
-    pub(super) fn text_is(self, judge: impl FnOnce(&str) -> bool) -> bool {
+    pub(crate) fn text_is(self, judge: impl FnOnce(&str) -> bool) -> bool {
         let plain = self.inside().and_then(unescape);
         plain.is_some_and(|plain| std::str::from_utf8(&plain).is_ok_and(judge))
     }
 
     /// The bytes of a text, or the JSON text of a number or a boolean. `None` for everything else.
-    pub(super) fn leaf(self) -> Option<Result<SecretValue, SourceError>> {
+    pub(crate) fn leaf(self) -> Option<Result<SecretValue, SourceError>> {
         let broken = || bad(None, "holds half of a \\u pair");
         match (self.0.first(), self.inside()) {
             (Some(b'{' | b'[' | b'n'), _) => None,
@@ -254,7 +285,28 @@ mod tests {
         assert_eq!(read(&secret, "b").as_deref(), Ok("x"));
     }
 
+    #[test]
+    fn a_leaf_is_replaced_and_all_else_stays() {
+        let secret = r#"{ "a": 1.10, "k": {"p/w": "old", "n": 7}, "z":null }"#;
+        let replace = |field: &str, value: &str| {
+            replaced(secret.as_bytes(), field, value.as_bytes()).map(|whole| String::from_utf8(whole.to_vec()).unwrap())
+        };
+        assert_eq!(replace("/k/p~1w", "n\"ew").unwrap(), r#"{ "a": 1.10, "k": {"p/w": "n\"ew", "n": 7}, "z":null }"#);
+        assert_eq!(replace("/k/n", "8").unwrap(), r#"{ "a": 1.10, "k": {"p/w": "old", "n": 8}, "z":null }"#);
+        assert_eq!(replace("a", "x").unwrap(), r#"{ "a": "x", "k": {"p/w": "old", "n": 7}, "z":null }"#);
+        for field in ["k", "z", "new"] {
+            assert_eq!(replace(field, "x").unwrap_err().cause, Cause::BadField, "{field}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_replaced_leaf_reads_back(value in ".+", other in ".*") {
+            let secret = serde_json::json!({ "other": other, "value": "before", "last": [1, {}, null] }).to_string();
+            let whole = replaced(secret.as_bytes(), "value", value.as_bytes()).unwrap();
+            prop_assert_eq!(read(std::str::from_utf8(&whole).unwrap(), "value"), Ok(value));
+        }
+
         #[test]
         fn every_text_comes_back(value in ".+", other in ".*") {
             let secret = serde_json::json!({ "other": other, "value": &value, "last": [1, {}, null] }).to_string();

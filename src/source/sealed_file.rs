@@ -6,6 +6,7 @@
 mod edit;
 pub mod replace;
 mod seal;
+mod write;
 
 use std::{collections::BTreeMap, fs::File, io::Read, os::unix::fs::MetadataExt, path::Path, path::PathBuf, str};
 
@@ -65,6 +66,10 @@ impl Source for Sealed {
                 let _ = outcomes.send((wanted.secret.clone(), outcome));
             }
         })
+    }
+
+    fn writer(&self) -> Option<&dyn super::write::Write> {
+        Some(self)
     }
 }
 

@@ -14,6 +14,7 @@ mod read;
 #[cfg(test)]
 mod tests;
 mod token;
+mod write;
 
 use std::{
     path::PathBuf,
@@ -194,6 +195,11 @@ impl Source for Vault {
 
     fn login(&self) -> Option<LoginFacts> {
         Some(self.tokens.facts(self.access.settings.login.method()))
+    }
+
+    /// Only version 2 of the key-value engine has check-and-set.
+    fn writer(&self) -> Option<&dyn super::write::Write> {
+        (self.access.settings.engine == Engine::V2).then_some(self)
     }
 
     fn calls(&self) -> Option<&Calls> {

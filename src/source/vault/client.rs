@@ -198,18 +198,33 @@ fn patience(headers: &http::HeaderMap) -> Option<Duration> {
 pub(super) struct Call {
     method: RequestMethod,
     path: String,
+    query: Option<String>,
     body: Zeroizing<Vec<u8>>,
 }
 
 impl Call {
     pub fn get(path: impl Into<String>) -> Self {
-        Self { method: RequestMethod::GET, path: path.into(), body: Zeroizing::default() }
+        Self { method: RequestMethod::GET, path: path.into(), query: None, body: Zeroizing::default() }
+    }
+
+    /// With what stands behind the question mark.
+    pub fn query(self, query: Option<String>) -> Self {
+        Self { query, ..self }
+    }
+
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self { method: RequestMethod::DELETE, ..Self::get(path) }
+    }
+
+    /// With a body that is JSON already, and holds a value.
+    pub fn post_json(path: impl Into<String>, body: Zeroizing<Vec<u8>>) -> Self {
+        Self { method: RequestMethod::POST, body, ..Self::get(path) }
     }
 
     /// With a body of JSON.
     pub fn post(path: impl Into<String>, body: impl serde::Serialize) -> Self {
         let body = Zeroizing::new(serde_json::to_vec(&body).unwrap_or_default());
-        Self { method: RequestMethod::POST, path: path.into(), body }
+        Self { method: RequestMethod::POST, body, ..Self::get(path) }
     }
 }
 
@@ -224,6 +239,10 @@ impl Endpoint for Call {
 
     fn method(&self) -> RequestMethod {
         self.method.clone()
+    }
+
+    fn query(&self) -> Result<Option<String>, ClientError> {
+        Ok(self.query.clone())
     }
 
     fn body(&self) -> Result<Option<Vec<u8>>, ClientError> {

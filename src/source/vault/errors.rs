@@ -19,6 +19,8 @@ pub(super) enum Asked<'a> {
     Lease(&'a str),
     /// The path as it was sent.
     Secret(&'a str),
+    /// The same, to be written.
+    Write(&'a str),
 }
 
 /// A call that failed, and what that says.
@@ -41,6 +43,8 @@ pub(super) enum Of {
     Behind,
     /// This one path.
     Path,
+    /// What a write expected to find there is not there.
+    Conflict,
 }
 
 impl Asked<'_> {
@@ -54,7 +58,7 @@ impl Asked<'_> {
             Self::Token => "the token".into(),
             Self::Wrapping => "the wrapped secret id".into(),
             Self::Lease(path) => format!("the lease of {path}"),
-            Self::Secret(path) => path.into(),
+            Self::Secret(path) | Self::Write(path) => path.into(),
         }
     }
 
@@ -100,11 +104,18 @@ fn meaning(status: u16, body: &[u8], asked: Asked) -> (Of, Cause, &'static str) 
         400 if says("unavailable for a brief period") => {
             (Of::Path, Cause::Unreachable, "the engine is being upgraded to version 2")
         }
+        400 if matches!(asked, Asked::Write(_)) && says("check-and-set parameter did not match") => {
+            (Of::Conflict, Cause::Refused, "somebody else has written it meanwhile")
+        }
         400 => (Of::Path, Cause::Refused, "the server calls the request invalid: check `path`, `mount` and the engine's version"),
         401 | 403 => {
             let by_policy = says("1 error occurred") && !says("invalid token");
             let of = if by_policy { Of::Policy } else { Of::Token };
-            (of, Cause::Refused, "reading is refused: the token is wrong, or its policy lacks `read` on this path")
+            let words = match asked {
+                Asked::Write(_) => "writing is refused: the token is wrong, or its policy lacks `create`, `update` or `delete` on this path",
+                _ => "reading is refused: the token is wrong, or its policy lacks `read` on this path",
+            };
+            (of, Cause::Refused, words)
         }
         404 if says("no handler for route") => {
             (Of::Path, Cause::NotFound, "nothing is mounted there: check `mount` and `namespace`")

@@ -261,7 +261,7 @@ impl Vault {
         }))
     }
 
-    fn parse<'b>(&self, body: &'b Zeroizing<Vec<u8>>, path: &str) -> Result<(Json<'b>, Version), SourceError> {
+    pub(super) fn parse<'b>(&self, body: &'b Zeroizing<Vec<u8>>, path: &str) -> Result<(Json<'b>, Version), SourceError> {
         let odd = || {
             let words = format!("the answer for {path} is not one of a key-value engine: check `mount` and its version");
             SourceError::new(Cause::BadAnswer, words)
@@ -278,7 +278,7 @@ impl Vault {
     }
 
     /// The path below `/v1/`.
-    fn full(&self, path: &str) -> String {
+    pub(super) fn full(&self, path: &str) -> String {
         let mount = &self.access.settings.mount;
         match (path.strip_prefix('/'), self.access.settings.engine) {
             (Some(path), _) => path.to_owned(),
@@ -287,7 +287,7 @@ impl Vault {
         }
     }
 
-    fn metadata_path(&self, path: &str) -> String {
+    pub(super) fn metadata_path(&self, path: &str) -> String {
         format!("{}/metadata/{path}", self.access.settings.mount)
     }
 }
@@ -310,7 +310,7 @@ pub(super) fn value(data: Json<'_>, wanted: &Wanted) -> Result<SecretValue, Sour
 }
 
 /// The leaf under `value`, where that is the only key.
-fn only_value(data: Json) -> Option<Result<SecretValue, SourceError>> {
+pub(super) fn only_value(data: Json) -> Option<Result<SecretValue, SourceError>> {
     let mut members = data.members();
     let (key, value) = members.next()?;
     let alone = members.next().is_none() && key.is_some_and(|key| key.is("value"));
