@@ -47,7 +47,10 @@ async fn a_certificate_that_policy_names_gets_what_is_granted_over_the_network_a
     // The same tool's other grant is for this host: over the network it looks like one that does not exist.
     let near = open(site.caller("me", &me), &["local/key"]).await.err().unwrap();
     let none = open(site.caller("me", &me), &["no/key"]).await.err().unwrap();
-    assert_eq!((reason(&near), near.to_string().replace("local/key", "X")), ("SCOPE_NOT_ALLOWED", none.to_string().replace("no/key", "X")));
+    assert_eq!(
+        (reason(&near), near.to_string().replace("local/key", "X")),
+        ("SCOPE_NOT_ALLOWED", none.to_string().replace("no/key", "X"))
+    );
     eventually("the log says what is missing", || site.host.log().contains("its grant does not say `remote = true`"));
     // On this host it is granted.
     let here = site.host.client().session("billing").secrets(["a/key", "local/key"]).open().await.unwrap();

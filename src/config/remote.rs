@@ -17,8 +17,8 @@ use super::{
     sources::FileRef,
 };
 pub(super) use caller::{CERTIFICATE_KEYS, JWT_KEYS, check_callers, check_reach, read as read_caller};
-pub(super) use issuer::{KEYS as ISSUER_KEYS, NAME_RULE as ISSUER_RULE, read as read_issuer};
 pub use issuer::{IssuerSettings, KeysFrom};
+pub(super) use issuer::{KEYS as ISSUER_KEYS, NAME_RULE as ISSUER_RULE, read as read_issuer};
 
 /// How callers over the network are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +98,7 @@ const LONGEST_HANDSHAKE: Duration = Duration::from_secs(60);
 pub(super) fn read(section: &Section<'_>) -> Option<RemoteSettings> {
     section.require(&["listen", "certificate-file", "key-file"]);
     let client_ca_file = section.absolute_path("client-ca-file").map(Arc::<Path>::from);
-    let client_certificates =
-        section.choice("client-certificates", CLIENT_CERTIFICATES).unwrap_or(ClientCertificates::Required);
+    let client_certificates = section.choice("client-certificates", CLIENT_CERTIFICATES).unwrap_or(ClientCertificates::Required);
     if client_certificates == ClientCertificates::Required && !section.has("client-ca-file") {
         section.missing("client-ca-file");
     }

@@ -83,7 +83,9 @@ impl IssuerOptions {
 
     /// Until when it is good. One that is good for ever, or from tomorrow on, is refused.
     fn until(&self, claims: &Map<String, Value>) -> Result<u64, Unproven> {
-        let time = |claim: &str| claims.get(claim).and_then(Value::as_f64).filter(|time| time.is_finite() && *time >= 0.0).map(|time| time as u64);
+        let time = |claim: &str| {
+            claims.get(claim).and_then(Value::as_f64).filter(|time| time.is_finite() && *time >= 0.0).map(|time| time as u64)
+        };
         let (now, leeway) = (now(), self.leeway.as_secs());
         let expires = time("exp").ok_or(Unproven::JwtLifetime)?;
         let from = match claims.get("iat") {
