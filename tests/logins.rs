@@ -384,6 +384,16 @@ async fn a_key_set_in_a_file_follows_the_file() {
     let status =
         open(&site, "billing", &token(&first, "one", claims(&|c| c["sub"] = "somebody".into())), None).await.err().unwrap();
     assert_eq!(raw::reason(&status), "TOOL_NOT_ALLOWED");
+    // Bound to a certificate (RFC 8705): good with that one alone. Bound to what cannot be looked at here: good for nothing.
+    let (mine, other) = (site.client(), site.client());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &mine.der);
+    let to = |confirmation: Value| token(&first, "one", claims(&|c| c["cnf"] = confirmation.clone()));
+    let bound = to(json!({ "x5t#S256": URL_SAFE_NO_PAD.encode(digest.as_ref()) }));
+    open(&site, "billing", &bound, Some(&mine)).await.unwrap();
+    refused(open(&site, "billing", &bound, None).await);
+    refused(open(&site, "billing", &bound, Some(&other)).await);
+    site.record("login.refused", "TOKEN_OF_ANOTHER");
+    refused(open(&site, "billing", &to(json!({ "jkt": "x" })), Some(&mine)).await);
     // The key is replaced: the old one is good for nothing, in open sessions too.
     let old = token(&first, "one", plain.clone());
     let mut broker = BrokerClient::new(site.channel(None).await);
