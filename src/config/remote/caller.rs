@@ -40,7 +40,7 @@ pub fn read(section: &Section<'_>) -> RemoteAs {
 }
 
 fn certificate(section: &Section<'_>) -> CertificateIs {
-    if !NAMES.iter().any(|name| section.has(name)) {
+    if !section.misspelt() && !NAMES.iter().any(|name| section.has(name)) {
         let what = format!("{} names nobody: every certificate of an authority would do", section.title);
         section.error(section.line, what, "uri = \"spiffe://example.org/tools/billing\", or dns, email or sha256");
     }
@@ -91,10 +91,11 @@ fn jwt(section: &Section<'_>) -> JwtIs {
         let what = format!("{} names nobody: every token of that issuer would do", section.title);
         section.error(section.line, what, "subject = \"...\", or claims = { NAME = \"VALUE\" }");
     }
-    let claims: BTreeMap<_, _> = section.texts("claims").unwrap_or_default();
-    if section.has("claims") && claims.is_empty() && !section.has("subject") {
+    let claims = section.texts("claims");
+    if claims.as_ref().is_some_and(BTreeMap::is_empty) && !section.has("subject") {
         section.reject("claims", "names nobody");
     }
+    let claims = claims.unwrap_or_default();
     JwtIs {
         issuer: section.text("issuer").unwrap_or_default().into(),
         subject: section.text("subject").map(str::to_owned),
