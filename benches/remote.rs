@@ -76,7 +76,12 @@ fn row(what: &str, rounds: usize, ours: impl Fn() -> f64, floor: impl Fn() -> f6
     let mut rates: Vec<(f64, f64)> = Vec::new();
     for round in 0..rounds {
         // Which side comes first alternates, so that neither always follows the other.
-        rates.push(if round % 2 == 0 { (ours(), floor()) } else { let second = floor(); (ours(), second) });
+        rates.push(if round % 2 == 0 {
+            (ours(), floor())
+        } else {
+            let second = floor();
+            (ours(), second)
+        });
     }
     let median = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
@@ -207,8 +212,14 @@ fn serve_echo(port: &str, [certificate, key, ca]: [&String; 3]) {
     let tls = ServerTlsConfig::new().identity(Identity::from_pem(read(certificate), read(key)));
     let tls = tls.client_ca_root(Certificate::from_pem(read(ca)));
     // What the daemon's answer weighs: its padding, names and value.
-    let secret =
-        Secret { pad: vec![0; 320], id: 0, name: "a/key".into(), version: "1".into(), age_seconds: 1, value: remote::VALUE.to_vec() };
+    let secret = Secret {
+        pad: vec![0; 320],
+        id: 0,
+        name: "a/key".into(),
+        version: "1".into(),
+        age_seconds: 1,
+        value: remote::VALUE.to_vec(),
+    };
     let bare = Bare(GetSecretsResponse { secrets: vec![secret] });
     assert!(bare.0.encoded_len() > 300 && Opened::default().encoded_len() == 0);
     // As many threads as the daemon has for the network.

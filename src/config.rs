@@ -163,7 +163,11 @@ fn load_into(path: &Path, report: &Report) -> Config {
         issuers: issuers.usable,
         sources: sources.usable,
         secrets: secrets.usable,
-        policy: Policy::new(tools, names).with_canaries(canaries).with_approvals(approvals).with_ceilings(ceilings).with_roles(roles),
+        policy: Policy::new(tools, names)
+            .with_canaries(canaries)
+            .with_approvals(approvals)
+            .with_ceilings(ceilings)
+            .with_roles(roles),
         problems: Vec::new(),
     }
 }

@@ -54,7 +54,8 @@ impl Peer {
 
     /// Is it the same caller, and not only on the same connection? Over one that several share, each proves itself by its own token.
     pub fn is(&self, other: &Self) -> bool {
-        self.process == other.process && self.remote.as_ref().map(|one| one.proof()) == other.remote.as_ref().map(|one| one.proof())
+        self.process == other.process
+            && self.remote.as_ref().map(|one| one.proof()) == other.remote.as_ref().map(|one| one.proof())
     }
 
     pub fn seat(&self) -> Seat {

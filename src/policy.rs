@@ -262,7 +262,14 @@ pub enum Denial {
 impl Policy {
     /// A policy of these tools; `secrets` are all that configuration names.
     pub fn new(tools: BTreeMap<ToolName, ToolPolicy>, secrets: BTreeSet<SecretName>) -> Self {
-        Self { tools, secrets, canaries: BTreeSet::new(), approvals: BTreeSet::new(), ceilings: Ceilings::default(), roles: Roles::default() }
+        Self {
+            tools,
+            secrets,
+            canaries: BTreeSet::new(),
+            approvals: BTreeSet::new(),
+            ceilings: Ceilings::default(),
+            roles: Roles::default(),
+        }
     }
 
     /// The same, with these bounds over all tools.

@@ -147,19 +147,31 @@ impl Issuer {
     fn start() -> Self {
         let bao = servers::start_openbao();
         bao.vault("POST", "identity/oidc/config", &json!({ "issuer": bao.url() }).to_string());
-        bao.vault("POST", "identity/oidc/key/valetkey", r#"{"algorithm":"ES256","allowed_client_ids":["*"],"verification_ttl":"2h"}"#);
-        bao.vault("POST", "identity/oidc/key/short", r#"{"algorithm":"ES256","allowed_client_ids":["*"],"verification_ttl":"1s"}"#);
+        bao.vault(
+            "POST",
+            "identity/oidc/key/valetkey",
+            r#"{"algorithm":"ES256","allowed_client_ids":["*"],"verification_ttl":"2h"}"#,
+        );
+        bao.vault(
+            "POST",
+            "identity/oidc/key/short",
+            r#"{"algorithm":"ES256","allowed_client_ids":["*"],"verification_ttl":"1s"}"#,
+        );
         let role = |name: &str, more: &str| {
             let body = format!(r#"{{"key":"valetkey","ttl":"1h"{more}}}"#);
             bao.vault("POST", &format!("identity/oidc/role/{name}"), &body);
             let (_, role) = bao.vault("GET", &format!("identity/oidc/role/{name}"), "");
             serde_json::from_str::<Value>(&role).unwrap()["data"]["client_id"].as_str().unwrap().to_owned()
         };
-        let audience = role("billing", r#","template":"{\"team\":\"mcp\",\"nested\":{\"groups\":[\"a\",\"b\"]}}""#);
+        let audience = role("billing", r#","template":"{\"team\":\"mcp\",\"nested\":{\"groups\":[\"a\",\"b\"]} }""#);
         role("other", "");
         // Identity tokens are of an entity, which logs in by a password here.
         bao.vault("POST", "sys/auth/userpass", r#"{"type":"userpass"}"#);
-        bao.vault("POST", "sys/policies/acl/oidc", r#"{"policy":"path \"identity/oidc/token/*\" { capabilities = [\"read\"] }"}"#);
+        bao.vault(
+            "POST",
+            "sys/policies/acl/oidc",
+            r#"{"policy":"path \"identity/oidc/token/*\" { capabilities = [\"read\"] }"}"#,
+        );
         bao.vault("POST", "auth/userpass/users/runner", r#"{"password":"runner-password","token_policies":"oidc"}"#);
         let (_, login) = bao.vault("POST", "auth/userpass/login/runner", r#"{"password":"runner-password"}"#);
         let login: Value = serde_json::from_str(&login).unwrap();
@@ -169,7 +181,8 @@ impl Issuer {
 
     fn token(&self, role: &str) -> String {
         let headers = [("X-Vault-Token", self.reader.as_str())];
-        let (status, answer) = servers::http(self.bao.port, "GET", &format!("/v1/identity/oidc/token/{role}"), &headers, "").unwrap();
+        let (status, answer) =
+            servers::http(self.bao.port, "GET", &format!("/v1/identity/oidc/token/{role}"), &headers, "").unwrap();
         assert_eq!(status, 200, "{answer}");
         serde_json::from_str::<Value>(&answer).unwrap()["data"]["token"].as_str().unwrap().to_owned()
     }
@@ -183,11 +196,7 @@ impl Issuer {
     }
 
     fn config(&self) -> String {
-        format!(
-            "[issuer.bao]\nissuer = \"{}\"\naudience = [\"{}\"]\nalgorithms = [\"ES256\"]\n",
-            self.url(),
-            self.audience
-        )
+        format!("[issuer.bao]\nissuer = \"{}\"\naudience = [\"{}\"]\nalgorithms = [\"ES256\"]\n", self.url(), self.audience)
     }
 }
 
@@ -247,16 +256,24 @@ async fn identity_tokens_of_openbao_right_and_wrong() {
         ("alg: none", none("none"), "JWT_ALGORITHM"),
         ("alg: None", none("None"), "JWT_ALGORITHM"),
         ("alg: the public key as a secret", hs256(&with(header_json.clone(), "alg", "HS256".into())), "JWT_ALGORITHM"),
-        ("an algorithm of another family", es256(&with(header_json.clone(), "alg", "RS256".into()), &claims_json), "JWT_ALGORITHM"),
+        (
+            "an algorithm of another family",
+            es256(&with(header_json.clone(), "alg", "RS256".into()), &claims_json),
+            "JWT_ALGORITHM",
+        ),
         ("an unknown key", es256(&with(header_json.clone(), "kid", "nobody".into()), &claims_json), "JWT_KEY"),
         ("another issuer", es256(&header_json, &with(claims_json.clone(), "iss", "https://evil.example".into())), "JWT_ISSUER"),
         ("no issuer", es256(&header_json, &with(claims_json.clone(), "iss", Value::Null)), "JWT_BAD"),
         ("a token of another kind", es256(&with(header_json.clone(), "typ", "logout+jwt".into()), &claims_json), "JWT_BAD"),
         ("a header that must be understood", es256(&with(header_json.clone(), "crit", json!(["exp"])), &claims_json), "JWT_BAD"),
-        ("a key in the header", {
-            let jwk = json!({"kty":"oct","k":"c2VjcmV0"});
-            es256(&with(with(header_json.clone(), "jwk", jwk), "kid", "nobody".into()), &claims_json)
-        }, "JWT_KEY"),
+        (
+            "a key in the header",
+            {
+                let jwk = json!({"kty":"oct","k":"c2VjcmV0"});
+                es256(&with(with(header_json.clone(), "jwk", jwk), "kid", "nobody".into()), &claims_json)
+            },
+            "JWT_KEY",
+        ),
         ("two parts", format!("{header}.{claims}"), "JWT_BAD"),
         ("a very long one", format!("{header}.{claims}.{}", "A".repeat(13_000)), "JWT_BAD"),
     ];
@@ -282,10 +299,13 @@ async fn identity_tokens_of_openbao_right_and_wrong() {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_rotated_under_load() {
     let issuer = std::sync::Arc::new(Issuer::start());
-    let site = Site::new(OPTIONAL, &format!("{}{BY_JWT}limits = {{ per-minute = 1000000, concurrent = 1000 }}\n", issuer.config()).replace(
-        "secrets.\"a/key\" = { remote = true }\n[tool.wrong]",
-        "secrets.\"a/key\" = { remote = true }\nlimits = { per-minute = 1000000, concurrent = 1000 }\n[tool.wrong]",
-    ));
+    let site = Site::new(
+        OPTIONAL,
+        &format!("{}{BY_JWT}limits = {{ per-minute = 1000000, concurrent = 1000 }}\n", issuer.config()).replace(
+            "secrets.\"a/key\" = { remote = true }\n[tool.wrong]",
+            "secrets.\"a/key\" = { remote = true }\nlimits = { per-minute = 1000000, concurrent = 1000 }\n[tool.wrong]",
+        ),
+    );
     let _daemon = site.start();
     let until = Instant::now() + Duration::from_secs(12);
     let rotating = {
@@ -337,10 +357,11 @@ async fn a_key_set_in_a_file_follows_the_file() {
     site.configure(OPTIONAL, &format!("{issuer}[tool.billing]\nrun-as = {{ jwt = {{ issuer = \"file\", subject = \"runner\" }} }}\nsecrets.\"a/key\" = {{ remote = true }}\n"));
     let _daemon = site.start();
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let token = |key: &EncodingKey, id: &str, claims: Value| signed(&json!({ "alg": "ES256", "kid": id }), &claims, key, Algorithm::ES256);
+    let token = |key: &EncodingKey, id: &str, claims: Value| {
+        signed(&json!({ "alg": "ES256", "kid": id }), &claims, key, Algorithm::ES256)
+    };
     let claims = |change: &dyn Fn(&mut Value)| {
-        let mut claims =
-            json!({ "iss": "https://login.example.com", "aud": ["other", "valetkey"], "sub": "runner", "iat": now, "exp": now + 600 });
+        let mut claims = json!({ "iss": "https://login.example.com", "aud": ["other", "valetkey"], "sub": "runner", "iat": now, "exp": now + 600 });
         change(&mut claims);
         claims
     };
@@ -360,8 +381,19 @@ async fn a_key_set_in_a_file_follows_the_file() {
         let record = site.record("login.refused", why);
         assert_eq!(record["outcome"], "denied", "{what}");
     }
-    let status = open(&site, "billing", &token(&first, "one", claims(&|c| c["sub"] = "somebody".into())), None).await.err().unwrap();
+    let status =
+        open(&site, "billing", &token(&first, "one", claims(&|c| c["sub"] = "somebody".into())), None).await.err().unwrap();
     assert_eq!(raw::reason(&status), "TOOL_NOT_ALLOWED");
+    // Bound to a certificate (RFC 8705): good with that one alone. Bound to what cannot be looked at here: good for nothing.
+    let (mine, other) = (site.client(), site.client());
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &mine.der);
+    let to = |confirmation: Value| token(&first, "one", claims(&|c| c["cnf"] = confirmation.clone()));
+    let bound = to(json!({ "x5t#S256": URL_SAFE_NO_PAD.encode(digest.as_ref()) }));
+    open(&site, "billing", &bound, Some(&mine)).await.unwrap();
+    refused(open(&site, "billing", &bound, None).await);
+    refused(open(&site, "billing", &bound, Some(&other)).await);
+    site.record("login.refused", "TOKEN_OF_ANOTHER");
+    refused(open(&site, "billing", &to(json!({ "jkt": "x" })), Some(&mine)).await);
     // The key is replaced: the old one is good for nothing, in open sessions too.
     let old = token(&first, "one", plain.clone());
     let mut broker = BrokerClient::new(site.channel(None).await);

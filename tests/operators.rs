@@ -45,7 +45,13 @@ async fn calls(site: &Site, certificate: &Issued) -> Vec<(&'static str, Result<(
     let secret = Some(revoke_request::Target::Secret("no/such".into()));
     let lifetime = Some(prost_types::Duration { seconds: 60, nanos: 0 });
     // Once alone is it issued, as one role alone may.
-    let issue = IssueTokenRequest { id: "00000000000000aa".into(), name: "x".into(), sha256: vec![7; 32], lifetime, certificate_sha256: vec![] };
+    let issue = IssueTokenRequest {
+        id: "00000000000000aa".into(),
+        name: "x".into(),
+        sha256: vec![7; 32],
+        lifetime,
+        certificate_sha256: vec![],
+    };
     vec![
         ("status", went(admin.status(StatusRequest {}).await)),
         ("secrets", went(admin.list_secrets(ListSecretsRequest {}).await)),
@@ -119,7 +125,8 @@ async fn the_command_speaks_to_a_broker_beyond_this_host() {
 fn approval_host() -> Host {
     let host = Host::new();
     let source = host.seal(&[("prod/key", b"value-that-waits"), ("free/key", b"value-that-does-not")]);
-    let secrets = "[secret.\"prod/key\"]\nsource = \"sealed\"\napproval = \"required\"\n[secret.\"free/key\"]\nsource = \"sealed\"\n";
+    let secrets =
+        "[secret.\"prod/key\"]\nsource = \"sealed\"\napproval = \"required\"\n[secret.\"free/key\"]\nsource = \"sealed\"\n";
     host.configure("", &format!("{source}{secrets}{}", Host::tool("billing", 0, &["prod/key", "free/key"])));
     host
 }
@@ -164,13 +171,17 @@ async fn a_hand_out_waits_until_an_operator_has_said_yes_and_ends_by_itself() {
     assert_eq!(reason, "APPROVAL_DENIED");
     assert!(!host.operate(&["approve", "0000000000000000"]).status.success(), "there is no such request");
 
-    let log = std::fs::read_dir(host.path("var/audit")).unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
+    let log =
+        std::fs::read_dir(host.path("var/audit")).unwrap().map(|entry| std::fs::read_to_string(entry.unwrap().path()).unwrap());
     let records: Vec<serde_json::Value> =
         log.collect::<String>().lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let of = |event: &str| records.iter().filter(|one| one["event"] == event).cloned().collect::<Vec<_>>();
     assert_eq!(of("approval.requested").len(), 2);
     let given = &of("approval.given")[0];
-    assert_eq!((given["secret"].as_str(), given["tool"].as_str(), given["uid"].as_u64()), (Some("prod/key"), Some("billing"), Some(0)));
+    assert_eq!(
+        (given["secret"].as_str(), given["tool"].as_str(), given["uid"].as_u64()),
+        (Some("prod/key"), Some("billing"), Some(0))
+    );
     let detail = given["detail"].as_str().unwrap();
     assert!(detail.contains("for 4 s") && detail.contains("on call") && detail.contains("uid 0"), "{detail}");
     assert!(of("approval.denied")[0]["detail"].as_str().unwrap().contains("not on a Friday"));
@@ -182,7 +193,8 @@ async fn an_approval_is_for_one_tool_and_takes_nothing_away_from_policy() {
     let host = Host::new();
     let source = host.seal(&[("prod/key", b"value-that-waits")]);
     let secrets = "[secret.\"prod/key\"]\nsource = \"sealed\"\napproval = \"required\"\n";
-    let tools = Host::tool("one", 0, &["prod/key"]) + "[tool.two]\nrun-as = { user = \"0\", group = \"0\" }\nsecrets.\"prod/key\" = {}\n";
+    let tools =
+        Host::tool("one", 0, &["prod/key"]) + "[tool.two]\nrun-as = { user = \"0\", group = \"0\" }\nsecrets.\"prod/key\" = {}\n";
     host.configure("", &format!("{source}{secrets}{tools}"));
     let _daemon = host.start();
     let client = host.client().timeout(Duration::from_secs(1));

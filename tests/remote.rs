@@ -47,7 +47,10 @@ async fn a_certificate_that_policy_names_gets_what_is_granted_over_the_network_a
     // The same tool's other grant is for this host: over the network it looks like one that does not exist.
     let near = open(site.caller("me", &me), &["local/key"]).await.err().unwrap();
     let none = open(site.caller("me", &me), &["no/key"]).await.err().unwrap();
-    assert_eq!((reason(&near), near.to_string().replace("local/key", "X")), ("SCOPE_NOT_ALLOWED", none.to_string().replace("no/key", "X")));
+    assert_eq!(
+        (reason(&near), near.to_string().replace("local/key", "X")),
+        ("SCOPE_NOT_ALLOWED", none.to_string().replace("no/key", "X"))
+    );
     eventually("the log says what is missing", || site.host.log().contains("its grant does not say `remote = true`"));
     // On this host it is granted.
     let here = site.host.client().session("billing").secrets(["a/key", "local/key"]).open().await.unwrap();
@@ -277,7 +280,7 @@ async fn certificates_are_replaced_under_a_thousand_connections() {
     // And when the old one is taken away, whom it vouched for gets nothing more.
     site.host.write("clients-ca.pem", &successor.pem());
     let begun = Instant::now();
-    while !matches!(sessions[0].get(5000, "a/key").await, Err(_)) {
+    while sessions[0].get(5000, "a/key").await.is_ok() {
         assert!(begun.elapsed() < Duration::from_secs(10), "the old authority is still believed");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -308,4 +311,40 @@ async fn there_is_no_operator_over_the_network_unless_roles_say_so() {
     let _daemon = site.start();
     let mut admin = AdminClient::new(site.channel(Some(&site.client())).await);
     assert_eq!(admin.status(StatusRequest {}).await.err().unwrap().code(), Code::Unimplemented);
+}
+
+/// A gRPC library that is not ours (grpc core, by Python), with nothing but the words of the contract: `tests/setup/python grpc` installs it.
+#[tokio::test(flavor = "multi_thread")]
+async fn grpcio_is_served_and_refused_like_anyone() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache");
+    let cache = std::env::var_os("VALETKEY_TEST_CACHE").map_or(here, std::path::PathBuf::from);
+    let python = cache.join("grpc/bin/python");
+    assert!(python.exists(), "{} is not there: run tests/setup/python grpc", python.display());
+    let policy = format!("{}[tool.ci]\nrun-as = {{ token = \"ci\" }}\nsecrets.\"a/key\" = {{ remote = true }}\n", Site::TOOL);
+    let site = Site::new("client-certificates = \"optional\"\nfailures-per-minute = 1000\n", &policy);
+    let _daemon = site.start();
+    let (certificate, key) = site.client().write(&site.host, "me");
+    let (wrong, wrong_key) = Authority::new("others").issue(&CLIENT).write(&site.host, "wrong");
+    let token = site.token(&["ci"]);
+    let text = |path: std::path::PathBuf| path.display().to_string();
+    let none = String::new;
+    // Tool, certificate, key, token; and what it comes to: a value, or the code that every gRPC library knows.
+    let rows = [
+        ("billing", text(certificate.clone()), text(key.clone()), none(), std::str::from_utf8(VALUE).unwrap()),
+        ("ci", none(), none(), token.clone(), std::str::from_utf8(VALUE).unwrap()),
+        ("ci", text(certificate), text(key), token.clone(), std::str::from_utf8(VALUE).unwrap()),
+        ("billing", none(), none(), none(), "UNAUTHENTICATED"),
+        ("billing", none(), none(), token, "PERMISSION_DENIED"),
+        ("ci", none(), none(), "vkt_0000000000000000_none".into(), "UNAUTHENTICATED"),
+        ("billing", text(wrong), text(wrong_key), none(), "UNAVAILABLE"),
+        ("billing", "plain".into(), none(), none(), "UNAVAILABLE"),
+    ];
+    for (tool, certificate, key, token, wanted) in rows {
+        let mut command = Command::new(&python);
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/grpcio_client.py"));
+        command.args([&format!("localhost:{}", site.port), site.host.path("servers-ca.pem").to_str().unwrap(), tool, "a/key"]);
+        let out = command.args([&certificate, &key, &token]).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout).trim().to_owned();
+        assert_eq!(said, wanted, "{tool} {certificate} {token}: {}", String::from_utf8_lossy(&out.stderr));
+    }
 }

@@ -166,7 +166,10 @@ async fn metadata_that_is_too_much() {
 /// Who connects and says nothing, who says half a header, and who has no call: each is let go in its time.
 #[tokio::test(flavor = "multi_thread")]
 async fn those_who_are_slow_are_let_go() {
-    let site = Site::new("handshake-timeout = \"1s\"\nrequest-timeout = \"2s\"\nidle-timeout = \"3s\"\nfailures-per-minute = 1000\n", Site::TOOL);
+    let site = Site::new(
+        "handshake-timeout = \"1s\"\nrequest-timeout = \"2s\"\nidle-timeout = \"3s\"\nfailures-per-minute = 1000\n",
+        Site::TOOL,
+    );
     let _daemon = site.start();
     // No handshake.
     let begun = Instant::now();

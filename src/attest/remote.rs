@@ -76,13 +76,19 @@ impl Desk {
     /// # Errors
     /// The caller is told no more than that it was refused; the reason is for the record.
     pub async fn prove(&self, wire: &Arc<Wire>, token: &str) -> Result<Visitor, Unproven> {
+        let digest = wire.certificate().map(|verified| verified.certificate().sha256);
         let login = match token.starts_with(tokens::PREFIX) {
             true => {
-                let digest = wire.certificate().map(|verified| verified.certificate().sha256);
                 let (id, name) = self.tokens.check(token, digest)?;
                 Login::Issued { tokens: self.tokens.clone(), id, name }
             }
-            false => Login::Jwt(self.issuers.check(token).await?, self.issuers.clone()),
+            false => {
+                let verdict = self.issuers.check(token).await?;
+                if !verdict.is_of(digest) {
+                    return Err(Unproven::TokenOfAnother);
+                }
+                Login::Jwt(verdict, self.issuers.clone())
+            }
         };
         Ok(Visitor::new(wire, Some(login)))
     }

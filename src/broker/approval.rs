@@ -180,7 +180,12 @@ impl Broker {
         let who = Who::new(Some(&found.tool), None, Some(operator));
         let detail = format!("approval {id} of {}{how_long}: {}", found.seat, verdict.reason);
         info!(approval = id, operator = by, "{}: {found}{how_long}", kind.as_str());
-        let event = audit::Event { who: Some(&who), secret: Some(&found.secret), detail: Some(&detail), ..audit::Event::new(kind, outcome) };
+        let event = audit::Event {
+            who: Some(&who),
+            secret: Some(&found.secret),
+            detail: Some(&detail),
+            ..audit::Event::new(kind, outcome)
+        };
         self.audit.note(&event);
         Some(found)
     }

@@ -185,7 +185,14 @@ impl Broker {
     /// One call of an operator.
     pub fn operate(&self, operator: &Peer) -> Result<(), Refused> {
         let most = self.policy().ceilings().admin_per_minute;
-        let meter = self.taken.operators.lock().unwrap_or_else(PoisonError::into_inner).entry(by_user(operator.seat())).or_default().clone();
+        let meter = self
+            .taken
+            .operators
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(by_user(operator.seat()))
+            .or_default()
+            .clone();
         let taken = meter.take(&Rate::new(most, MINUTE, Limits::per_second_of(most)), 1, self.uptime());
         taken.map_err(|RetryAfter(wait)| {
             let reached = Reached { limit: Limit::AdminPerMinute, of: Whose::User, value: most.into() };

@@ -291,11 +291,7 @@ impl Event<'_> {
                     find.kind.channel.word(),
                 );
             }
-            Self::Found(_)
-            | Self::HandedOut { .. }
-            | Self::SessionEnded(..)
-            | Self::InUse { .. }
-            | Self::LoginRefused(_) => {}
+            Self::Found(_) | Self::HandedOut { .. } | Self::SessionEnded(..) | Self::InUse { .. } | Self::LoginRefused(_) => {}
         }
     }
 }
@@ -322,12 +318,13 @@ fn log_refusal(Told { event, count, total, others }: &Told<Refusal>) {
         _ => return debug!(tool, pid, uid, unit, remote, subject, ?reason, count, total, "refused: {why}"),
     };
     match (others, count) {
-        (true, _) => warn!(
-            count,
-            total, "{what}: many callers of many kinds, the latest of them tool {tool}, {}: {why}", peer.seat()
-        ),
+        (true, _) => {
+            warn!(count, total, "{what}: many callers of many kinds, the latest of them tool {tool}, {}: {why}", peer.seat())
+        }
         (false, 1) => warn!(tool, pid, uid, unit, remote, subject, ?reason, total, "{what}: {why}"),
-        (false, _) => warn!(tool, pid, uid, unit, remote, subject, ?reason, count, total, "{what} again and again, the last time: {why}"),
+        (false, _) => {
+            warn!(tool, pid, uid, unit, remote, subject, ?reason, count, total, "{what} again and again, the last time: {why}")
+        }
     }
 }
 

@@ -75,7 +75,12 @@ impl Reason {
     /// Did policy say no?
     pub(super) fn is_denial(self) -> bool {
         match self {
-            Self::ToolNotAllowed | Self::ScopeNotAllowed | Self::OutsideScope | Self::PeerChanged | Self::CommandNotAllowed | Self::ApprovalDenied => true,
+            Self::ToolNotAllowed
+            | Self::ScopeNotAllowed
+            | Self::OutsideScope
+            | Self::PeerChanged
+            | Self::CommandNotAllowed
+            | Self::ApprovalDenied => true,
             Self::SecretUnavailable
             | Self::LimitReached
             | Self::SessionNotOpen

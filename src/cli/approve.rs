@@ -63,7 +63,16 @@ pub fn list(args: &listings::Args) -> Outcome {
     let rows = got.approvals.iter().map(|one| {
         let (asked, ends) = (when::relative(one.asked.as_ref()), when::relative(one.ends.as_ref()));
         let purpose = or_dash(&printable(&one.purpose));
-        vec![one.id.clone(), one.state.clone(), one.tool.clone(), one.secret.clone(), printable(&one.caller), asked, ends, purpose]
+        vec![
+            one.id.clone(),
+            one.state.clone(),
+            one.tool.clone(),
+            one.secret.clone(),
+            printable(&one.caller),
+            asked,
+            ends,
+            purpose,
+        ]
     });
     let text = layout(&["ID", "STATE", "TOOL", "SECRET", "CALLER", "ASKED", "ENDS", "PURPOSE"], &rows.collect::<Vec<_>>());
     let some = |text: String| (!text.is_empty()).then_some(text);
@@ -84,10 +93,17 @@ pub fn list(args: &listings::Args) -> Outcome {
 pub fn approve(args: &ApproveArgs) -> Outcome {
     let lifetime = duration(&args.lifetime).map_err(|why| Failure::new(USAGE, format!("--for {why}"), "30m, 4h"))?;
     let lifetime = lifetime.try_into().map_err(|_| Failure::new(USAGE, "--for is too long", "at most 24h"))?;
-    let request = v1::DecideApprovalRequest { id: args.id.clone(), approve: true, lifetime: Some(lifetime), reason: args.reason.clone() };
+    let request =
+        v1::DecideApprovalRequest { id: args.id.clone(), approve: true, lifetime: Some(lifetime), reason: args.reason.clone() };
     let decided: v1::DecideApprovalResponse = ask!(args, decide_approval, request.clone());
     let one = decided.approval.unwrap_or_default();
-    println!("approved: {} for tool {}, {}, ends {}", one.secret, one.tool, printable(&one.caller), when::relative(one.ends.as_ref()));
+    println!(
+        "approved: {} for tool {}, {}, ends {}",
+        one.secret,
+        one.tool,
+        printable(&one.caller),
+        when::relative(one.ends.as_ref())
+    );
     Ok(())
 }
 

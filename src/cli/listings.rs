@@ -502,6 +502,9 @@ struct Session {
     uid: u32,
     unit: Option<String>,
     invocation: Option<String>,
+    /// Of a caller over the network, which has no process here.
+    remote: Option<String>,
+    subject: Option<String>,
     opened: Option<String>,
     purpose: Option<String>,
     form: String,
@@ -539,6 +542,8 @@ pub fn sessions(args: &Args) -> Outcome {
         uid: session.uid,
         unit: none_if_empty(session.unit),
         invocation: none_if_empty(session.invocation),
+        remote: none_if_empty(session.remote),
+        subject: none_if_empty(session.subject),
         purpose: none_if_empty(session.purpose),
         form: session.form,
         scope: session.scope,
@@ -548,13 +553,15 @@ pub fn sessions(args: &Args) -> Outcome {
     let sessions = Sessions { sessions: got.sessions.into_iter().map(session).collect() };
     print(args, &sessions, || {
         let row = |session: &Session| {
+            // What a caller over the network has not.
+            let here = |number: u32| session.remote.as_ref().map_or_else(|| number.to_string(), |_| "-".into());
             let held: Vec<_> = session.held.iter().map(|held| format!("{}@{}", held.secret, held.version)).collect();
             vec![
                 session.session.clone(),
                 session.tool.clone(),
-                session.pid.to_string(),
-                session.uid.to_string(),
-                or_dash(session.unit.as_deref().unwrap_or("")),
+                here(session.pid),
+                here(session.uid),
+                or_dash(&printable(session.unit.as_ref().or(session.subject.as_ref()).map_or("", String::as_str))),
                 session.form.clone(),
                 session.opened.clone().unwrap_or_default(),
                 cell(&held),
@@ -563,6 +570,6 @@ pub fn sessions(args: &Args) -> Outcome {
             ]
         };
         let rows: Vec<_> = sessions.sessions.iter().map(row).collect();
-        layout(&["SESSION", "TOOL", "PID", "UID", "UNIT", "FORM", "OPENED", "HOLDS", "HAND-OUTS", "PURPOSE"], &rows)
+        layout(&["SESSION", "TOOL", "PID", "UID", "UNIT OR SUBJECT", "FORM", "OPENED", "HOLDS", "HAND-OUTS", "PURPOSE"], &rows)
     })
 }

@@ -42,7 +42,12 @@ pub fn read(name: &str) -> Result<Remote, Failure> {
     match (profile.certificate_file, profile.key_file) {
         (Some(certificate), Some(key)) => remote = remote.certificate(certificate, key),
         (None, None) => {}
-        _ => return Err(wrong(&file, &format!("profile {name} has a certificate without its key, or a key without a certificate"))),
+        _ => {
+            return Err(wrong(
+                &file,
+                &format!("profile {name} has a certificate without its key, or a key without a certificate"),
+            ));
+        }
     }
     Ok(profile.token_file.into_iter().fold(remote, Remote::token_file))
 }
@@ -53,12 +58,18 @@ fn find(file: &Path, name: &str) -> Result<Profile, Failure> {
     // Who can write it sends an operator's commands where they like.
     let mode = std::fs::metadata(file)?.mode();
     if mode & 0o077 != 0 {
-        return Err(Failure::new(FAILED, format!("{shown} is open to others (mode {:04o})", mode & 0o7777), format!("chmod 600 {shown}")));
+        return Err(Failure::new(
+            FAILED,
+            format!("{shown} is open to others (mode {:04o})", mode & 0o7777),
+            format!("chmod 600 {shown}"),
+        ));
     }
     // The parser would repeat a line, and that may hold what was pasted.
     let mut all: Profiles = toml::from_str(&text).map_err(|error| wrong(file, error.message()))?;
     let known = all.profile.keys().cloned().collect::<Vec<_>>().join(", ");
-    all.profile.remove(name).ok_or_else(|| Failure::new(USAGE, format!("{shown} has no profile {name}"), format!("there are: {known}")))
+    all.profile
+        .remove(name)
+        .ok_or_else(|| Failure::new(USAGE, format!("{shown} has no profile {name}"), format!("there are: {known}")))
 }
 
 fn wrong(file: &Path, why: &str) -> Failure {

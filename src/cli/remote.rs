@@ -65,7 +65,8 @@ pub async fn admin(place: &Place) -> Result<Admin, Failure> {
 fn bearer(remote: &Remote) -> Result<Bearer, Failure> {
     let Some(token) = remote.token().map_err(|error| beyond(&error))? else { return Ok(Bearer(None)) };
     let header = Zeroizing::new(format!("Bearer {}", *token));
-    let mut value = MetadataValue::try_from(header.as_str()).map_err(|_| Failure::new(FAILED, "the profile's token is none", "issue another"))?;
+    let mut value = MetadataValue::try_from(header.as_str())
+        .map_err(|_| Failure::new(FAILED, "the profile's token is none", "issue another"))?;
     value.set_sensitive(true);
     Ok(Bearer(Some(value)))
 }

@@ -20,10 +20,12 @@ use super::{
 use crate::{config::duration, proto::v1};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A token names a caller over the network for policy: run-as = { token = \"NAME\" }. Of it the daemon keeps a digest.\n\n\
+#[command(
+    after_help = "A token names a caller over the network for policy: run-as = { token = \"NAME\" }. Of it the daemon keeps a digest.\n\n\
     Examples:\n  valetkey token issue ci-runner --for 30d > token     once, and never again\n  \
     valetkey token issue ci-runner --certificate runner.pem > token     good with that certificate alone\n  \
-    valetkey token list\n  valetkey token revoke ci-runner")]
+    valetkey token list\n  valetkey token revoke ci-runner"
+)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -84,7 +86,12 @@ fn issue(args: &IssueArgs) -> Outcome {
     let mut out = std::io::stdout();
     out.write_all(token.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush())?;
     let issued = issued.token.unwrap_or_default();
-    eprintln!("token {} for {}, good until {}", issued.id, issued.name, issued.expires.map(|at| at.to_string()).unwrap_or_default());
+    eprintln!(
+        "token {} for {}, good until {}",
+        issued.id,
+        issued.name,
+        issued.expires.map(|at| at.to_string()).unwrap_or_default()
+    );
     Ok(())
 }
 
@@ -103,9 +110,11 @@ fn sha256(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn digest_of(file: &Path) -> Result<Vec<u8>, Failure> {
-    let text = std::fs::read(file).map_err(|error| Failure::new(FAILED, format!("{}: {error}", file.display()), "name a file in PEM"))?;
+    let text = std::fs::read(file)
+        .map_err(|error| Failure::new(FAILED, format!("{}: {error}", file.display()), "name a file in PEM"))?;
     let certificate = CertificateDer::from_pem_slice(&text);
-    let certificate = certificate.map_err(|_| Failure::new(FAILED, format!("{} holds no certificate", file.display()), "name a file in PEM"))?;
+    let certificate = certificate
+        .map_err(|_| Failure::new(FAILED, format!("{} holds no certificate", file.display()), "name a file in PEM"))?;
     Ok(sha256(&certificate))
 }
 

@@ -66,9 +66,9 @@ impl Error {
         const SOON: Duration = Duration::from_secs(1);
         match self {
             Self::Unreachable { .. } | Self::RemoteUnreachable { .. } | Self::TimedOut(_) => Retry::After(SOON),
-            Self::Unavailable { retry_after, .. } | Self::NotOnRecord { retry_after, .. } | Self::ApprovalPending { retry_after, .. } => {
-                Retry::After(retry_after.unwrap_or(SOON))
-            }
+            Self::Unavailable { retry_after, .. }
+            | Self::NotOnRecord { retry_after, .. }
+            | Self::ApprovalPending { retry_after, .. } => Retry::After(retry_after.unwrap_or(SOON)),
             Self::Limited { retry_after, .. } => retry_after.map_or(Retry::Never, Retry::After),
             Self::Denied { .. } | Self::Ended(_) | Self::BadRequest(_) | Self::BadAnswer(_) => Retry::Never,
         }

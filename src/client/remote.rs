@@ -102,7 +102,8 @@ impl Remote {
             Some((certificate, key)) => {
                 let chain = self.certificates(certificate)?;
                 let key_text = std::fs::read(key).map(Zeroizing::new).map_err(|error| self.unusable(key, &error.to_string()))?;
-                let parsed = PrivateKeyDer::from_pem_slice(&key_text).map_err(|_| self.unusable(key, "it holds no private key in PEM"))?;
+                let parsed =
+                    PrivateKeyDer::from_pem_slice(&key_text).map_err(|_| self.unusable(key, "it holds no private key in PEM"))?;
                 config.with_client_auth_cert(chain, parsed).map_err(|error| self.unusable(certificate, &error.to_string()))?
             }
         };

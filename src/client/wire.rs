@@ -12,7 +12,10 @@ use prost::Message;
 use tonic::Status;
 use zeroize::Zeroizing;
 
-use super::{Error, destination::{Destination, Opened}};
+use super::{
+    Error,
+    destination::{Destination, Opened},
+};
 use crate::proto::v1::{SessionRequest, SessionResponse};
 use divert::{Divert, Taken};
 

@@ -20,13 +20,10 @@ pub(super) const KEYS: &[Key] = &[
     key("jwt", "{ issuer = \"login\", subject = \"billing\" }"),
 ];
 
-
 const LATER: &str = "this way to know a tool is not in this version";
 const UNIT_INSTEAD: &str = "unit = \"mcp-billing.service\", or user = \"NAME\"";
 
-pub(super) const REFUSED: &[Refused] = &[
-    Refused { name: "container", means: "unit", why: LATER, instead: UNIT_INSTEAD },
-];
+pub(super) const REFUSED: &[Refused] = &[Refused { name: "container", means: "unit", why: LATER, instead: UNIT_INSTEAD }];
 
 /// systemd gives these ids to DynamicUser= services while they run, then to others (systemd, "Users, Groups, UIDs and GIDs on
 /// systemd Systems").

@@ -17,8 +17,8 @@ use super::{
     sources::FileRef,
 };
 pub(super) use caller::{CERTIFICATE_KEYS, JWT_KEYS, check_callers, check_reach, read as read_caller};
-pub(super) use issuer::{KEYS as ISSUER_KEYS, NAME_RULE as ISSUER_RULE, read as read_issuer};
 pub use issuer::{IssuerSettings, KeysFrom};
+pub(super) use issuer::{KEYS as ISSUER_KEYS, NAME_RULE as ISSUER_RULE, read as read_issuer};
 
 /// How callers over the network are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +98,7 @@ const LONGEST_HANDSHAKE: Duration = Duration::from_secs(60);
 pub(super) fn read(section: &Section<'_>) -> Option<RemoteSettings> {
     section.require(&["listen", "certificate-file", "key-file"]);
     let client_ca_file = section.absolute_path("client-ca-file").map(Arc::<Path>::from);
-    let client_certificates =
-        section.choice("client-certificates", CLIENT_CERTIFICATES).unwrap_or(ClientCertificates::Required);
+    let client_certificates = section.choice("client-certificates", CLIENT_CERTIFICATES).unwrap_or(ClientCertificates::Required);
     if client_certificates == ClientCertificates::Required && !section.has("client-ca-file") {
         section.missing("client-ca-file");
     }
@@ -109,25 +108,33 @@ pub(super) fn read(section: &Section<'_>) -> Option<RemoteSettings> {
     }
     let max_connections = section.count32("max-connections", MOST).unwrap_or(512);
     let duration = |key: &str, default: u64| section.duration(key).unwrap_or(Duration::from_secs(default));
-    let settings = RemoteSettings {
-        listen: section.parsed("listen", listen)?,
-        certificate_file: section.absolute_path("certificate-file")?,
-        key_file: section.parsed("key-file", file_ref)?,
+    // All of them first: a mistake in one must not hide those in others.
+    let listen = section.parsed("listen", listen);
+    let certificate_file = section.absolute_path("certificate-file");
+    let key_file = section.parsed("key-file", file_ref);
+    let tls_1_2 = section.choice("min-tls", &[("1.3", false), ("1.2", true)]).unwrap_or(false);
+    let max_connections_per_address = section.count32("max-connections-per-address", MOST).unwrap_or(max_connections.min(32));
+    let failures_per_minute = section.count32("failures-per-minute", MOST).unwrap_or(60);
+    let handshake_timeout = duration("handshake-timeout", 5);
+    let (request_timeout, idle_timeout) = (duration("request-timeout", 10), duration("idle-timeout", 300));
+    if handshake_timeout > LONGEST_HANDSHAKE {
+        section.reject("handshake-timeout", "is more than a minute: who is that slow holds a place all the time");
+    }
+    Some(RemoteSettings {
+        listen: listen?,
+        certificate_file: certificate_file?,
+        key_file: key_file?,
         client_ca_file,
         crl_file,
         client_certificates,
-        tls_1_2: section.choice("min-tls", &[("1.3", false), ("1.2", true)]).unwrap_or(false),
+        tls_1_2,
         max_connections,
-        max_connections_per_address: section.count32("max-connections-per-address", MOST).unwrap_or(max_connections.min(32)),
-        failures_per_minute: section.count32("failures-per-minute", MOST).unwrap_or(60),
-        handshake_timeout: duration("handshake-timeout", 5),
-        request_timeout: duration("request-timeout", 10),
-        idle_timeout: duration("idle-timeout", 300),
-    };
-    if settings.handshake_timeout > LONGEST_HANDSHAKE {
-        section.reject("handshake-timeout", "is more than a minute: who is that slow holds a place all the time");
-    }
-    Some(settings)
+        max_connections_per_address,
+        failures_per_minute,
+        handshake_timeout,
+        request_timeout,
+        idle_timeout,
+    })
 }
 
 fn listen(text: &str) -> Result<SocketAddr, &'static str> {

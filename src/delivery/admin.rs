@@ -132,7 +132,9 @@ impl AdminService {
             Some(role) => {
                 self.broker.operated(peer, &Deed { action: "refused", failed: true, ..Deed::default() });
                 let (has, takes) = (role.word(), takes.word());
-                Err(Status::permission_denied(format!("this takes the role {takes} or a higher one, and yours is {has}: [roles] in the configuration")))
+                Err(Status::permission_denied(format!(
+                    "this takes the role {takes} or a higher one, and yours is {has}: [roles] in the configuration"
+                )))
             }
             None => Err(Status::permission_denied(
                 "admin calls are for root, the daemon's own user and who has a role: run as one of them",
@@ -428,10 +430,7 @@ impl admin_server::Admin for AdminService {
         Ok(Response::new(answers))
     }
 
-    async fn issue_token(
-        &self,
-        request: Request<v1::IssueTokenRequest>,
-    ) -> Result<Response<v1::IssueTokenResponse>, Status> {
+    async fn issue_token(&self, request: Request<v1::IssueTokenRequest>) -> Result<Response<v1::IssueTokenResponse>, Status> {
         self.issue_a_token(&request)
     }
 
@@ -439,10 +438,7 @@ impl admin_server::Admin for AdminService {
         self.list_all_tokens(&request)
     }
 
-    async fn revoke_token(
-        &self,
-        request: Request<v1::RevokeTokenRequest>,
-    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Result<Response<v1::RevokeTokenResponse>, Status> {
         self.revoke_a_token(&request)
     }
 

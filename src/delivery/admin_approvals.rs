@@ -36,7 +36,8 @@ impl AdminService {
         }
         let lifetime = lifetime.as_ref().map_or(Ok(Duration::from_secs(3600)), |lifetime| Duration::try_from(*lifetime));
         let fits = |lifetime: &Duration| !lifetime.is_zero() && *lifetime <= LONGEST_APPROVAL;
-        let lifetime = lifetime.ok().filter(fits).ok_or_else(|| Status::invalid_argument("an approval stands for at most 24 hours"))?;
+        let lifetime =
+            lifetime.ok().filter(fits).ok_or_else(|| Status::invalid_argument("an approval stands for at most 24 hours"))?;
         let verdict = Verdict { approve: *approve, lifetime, reason };
         let decided = self.broker().decide_approval(operator.peer(), id, verdict);
         let none = || Status::not_found("no such request waits; `valetkey approvals` lists those that do");

@@ -24,7 +24,10 @@ impl AdminService {
         let new = new(request.get_ref())?;
         let issued = blocking(|| tokens.issue(&new));
         let detail = format!("token {} of {}", new.id, new.name);
-        self.broker().operated(operator.peer(), &Deed { action: "issue-token", detail: Some(&detail), failed: issued.is_err(), ..Deed::default() });
+        self.broker().operated(
+            operator.peer(),
+            &Deed { action: "issue-token", detail: Some(&detail), failed: issued.is_err(), ..Deed::default() },
+        );
         let issued = issued.map_err(|bad| refused(&bad))?;
         info!(operator = %operator.peer().seat(), token = new.id, name = %new.name, "a token was issued");
         Ok(Response::new(v1::IssueTokenResponse { token: Some(token(new.id, &issued)) }))
@@ -49,7 +52,8 @@ impl AdminService {
         let count = revoked.as_ref().map_or(0, Vec::len) as u64;
         // Ids alone: what somebody typed may be a token.
         let detail = revoked.as_ref().map(|ids| format!("tokens {}", ids.join(" "))).unwrap_or_default();
-        let deed = Deed { action: "revoke-token", count: Some(count), detail: Some(&detail), failed: count == 0, ..Deed::default() };
+        let deed =
+            Deed { action: "revoke-token", count: Some(count), detail: Some(&detail), failed: count == 0, ..Deed::default() };
         self.broker().operated(operator.peer(), &deed);
         let revoked = revoked?;
         if revoked.is_empty() {
@@ -60,7 +64,8 @@ impl AdminService {
     }
 
     fn tokens(&self) -> Result<&Tokens, Status> {
-        let none = || Status::failed_precondition("nobody can call over the network, so tokens are good for nothing: set [remote]");
+        let none =
+            || Status::failed_precondition("nobody can call over the network, so tokens are good for nothing: set [remote]");
         self.host().tokens().ok_or_else(none)
     }
 }

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     attest::{Attested, Desk, Unproven, Visitor, Wire},
     broker::{Broker, Refused},
-    peer::{Remote, Witness},
+    peer::{Remote, Sha256, Witness},
 };
 
 /// What each request of a connection over the network carries.
@@ -35,7 +35,7 @@ pub struct Arrival {
     pub pace: Arc<Pace>,
     pub calls: Arc<Calls>,
     /// The last token that was taken on this connection, by its digest: most connections come with one alone.
-    pub last: Arc<Mutex<Option<(Zeroizing<String>, Attested)>>>,
+    pub last: Arc<Mutex<Option<(Sha256, Attested)>>>,
 }
 
 /// Lets nobody pass who is not proven to be someone.
@@ -118,7 +118,7 @@ impl LoginLayer {
         }
         let visitor = self.desk.prove(&arrival.wire, token).await?;
         let caller = Attested::Visitor(Arc::new(visitor));
-        *arrival.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Zeroizing::new(token.to_owned()), caller.clone()));
+        *arrival.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((digest(token), caller.clone()));
         Ok(caller)
     }
 
@@ -142,9 +142,16 @@ impl Arrival {
     fn known(&self, token: &str) -> Option<Attested> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let (known, caller) = last.as_ref()?;
-        let same = aws_lc_rs::constant_time::verify_slices_are_equal(known.as_bytes(), token.as_bytes()).is_ok();
+        let same = aws_lc_rs::constant_time::verify_slices_are_equal(&known.0, &digest(token).0).is_ok();
         let caller = caller.clone();
         drop(last);
         (same && caller.recheck().is_ok()).then_some(caller)
     }
+}
+
+fn digest(token: &str) -> Sha256 {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest.as_ref());
+    Sha256(bytes)
 }

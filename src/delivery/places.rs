@@ -138,7 +138,15 @@ mod tests {
     use crate::peer::Process;
 
     fn peer(uid: u32) -> Peer {
-        Peer { process: Process { pid: 1, pidfd_inode: 1 }, uid, gid: uid, groups: vec![], unit: None, executable: None, remote: None }
+        Peer {
+            process: Process { pid: 1, pidfd_inode: 1 },
+            uid,
+            gid: uid,
+            groups: vec![],
+            unit: None,
+            executable: None,
+            remote: None,
+        }
     }
 
     const ROOM: Room = Room { connections: 64, per_peer: 8 };

@@ -1,11 +1,6 @@
 //! The listener for callers over the network: TCP, TLS, and who gets a connection.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_core::Stream;
 use futures_util::StreamExt;
@@ -44,7 +39,7 @@ pub struct RemoteRoom {
 /// Handshakes at one time. Each costs a fraction of a millisecond where its caller is quick, and a place while it is not.
 const HANDSHAKES: usize = 256;
 /// Of these, from one address.
-const HANDSHAKES_PER_ADDRESS: usize = 16;
+const HANDSHAKES_PER_ADDRESS: usize = 64;
 
 /// A bound port.
 pub struct RemoteListener {

@@ -37,9 +37,17 @@ pub fn reason(reason: Reason) -> v1::Reason {
 
 fn code(reason: Reason) -> Code {
     match reason {
-        Reason::ToolNotAllowed | Reason::ScopeNotAllowed | Reason::OutsideScope | Reason::CommandNotAllowed | Reason::ApprovalDenied => Code::PermissionDenied,
+        Reason::ToolNotAllowed
+        | Reason::ScopeNotAllowed
+        | Reason::OutsideScope
+        | Reason::CommandNotAllowed
+        | Reason::ApprovalDenied => Code::PermissionDenied,
         Reason::PeerChanged | Reason::NotAuthenticated => Code::Unauthenticated,
-        Reason::SecretUnavailable | Reason::ShuttingDown | Reason::NotReady | Reason::AuditUnavailable | Reason::ApprovalPending => Code::Unavailable,
+        Reason::SecretUnavailable
+        | Reason::ShuttingDown
+        | Reason::NotReady
+        | Reason::AuditUnavailable
+        | Reason::ApprovalPending => Code::Unavailable,
         Reason::LimitReached => Code::ResourceExhausted,
         Reason::SessionNotOpen => Code::FailedPrecondition,
         Reason::BadRequest => Code::InvalidArgument,

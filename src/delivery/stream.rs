@@ -88,11 +88,7 @@ async fn get(broker: &Arc<Broker>, caller: &Attested, session: &Session, name: &
     Ok((broker.get(caller, session, name).await?, under_way))
 }
 
-async fn open(
-    broker: &Arc<Broker>,
-    caller: &Attested,
-    requests: &mut Requests<SessionRequest>,
-) -> Result<Arc<Session>, Refused> {
+async fn open(broker: &Arc<Broker>, caller: &Attested, requests: &mut Requests<SessionRequest>) -> Result<Arc<Session>, Refused> {
     let wrong = || Refused::bad_request("the first request of a session must be `open`");
     let first = tokio::time::timeout(OPEN_WITHIN, requests.next()).await;
     let Ok(Ok(Some(SessionRequest { request: Some(Request::Open(open)) }))) = first else { return Err(wrong()) };

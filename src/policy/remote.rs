@@ -147,7 +147,9 @@ impl JwtIs {
 /// By bytes, as SPIFFE ids are compared (SPIFFE-ID, 2): `spiffe://example.org/tools/*` is whatever stands below that path.
 fn fits_uri(wanted: &str, found: &str) -> bool {
     match wanted.strip_suffix('*').filter(|below| below.ends_with('/')) {
-        Some(below) => found.len() > below.len() && found.starts_with(below) && !found.contains("/../") && !found.ends_with("/.."),
+        Some(below) => {
+            found.len() > below.len() && found.starts_with(below) && !found.contains("/../") && !found.ends_with("/..")
+        }
         None => wanted == found,
     }
 }

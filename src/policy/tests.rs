@@ -251,7 +251,11 @@ fn the_network_and_this_host_are_two_ways_and_a_grant_opens_one() {
     let mut both = tool(RunAs { remote: by_uri.clone(), ..user(1) }, &["a", "b"]);
     both.grants.get_mut("a").unwrap().remote = true;
     let far = tool(RunAs { remote: by_uri, ..RunAs::default() }, &["a"]);
-    let tools = [("billing".parse().unwrap(), both), ("far".parse().unwrap(), far), ("near".parse().unwrap(), tool(user(u32::MAX), &["a"]))];
+    let tools = [
+        ("billing".parse().unwrap(), both),
+        ("far".parse().unwrap(), far),
+        ("near".parse().unwrap(), tool(user(u32::MAX), &["a"])),
+    ];
     let policy = Policy::new(tools.into(), ["a".parse().unwrap(), "b".parse().unwrap()].into());
     let (me, other, here) = (caller("spiffe://a/x"), caller("spiffe://a/y"), peer(1, None));
 

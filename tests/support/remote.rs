@@ -28,12 +28,8 @@ pub const VALUE: &[u8] = b"value-over-the-network";
 impl Site {
     /// `remote` are more lines of `[remote]`, `rest` what comes after all tables of the usual tool.
     pub fn new(remote: &str, rest: &str) -> Self {
-        let site = Self {
-            host: Host::new(),
-            servers: Authority::new("servers"),
-            clients: Authority::new("clients"),
-            port: free_port(),
-        };
+        let site =
+            Self { host: Host::new(), servers: Authority::new("servers"), clients: Authority::new("clients"), port: free_port() };
         site.servers.issue(&SERVER).write(&site.host, "server");
         site.host.write("servers-ca.pem", &site.servers.pem());
         site.host.write("clients-ca.pem", &site.clients.pem());

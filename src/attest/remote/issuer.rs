@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, Header, Validation, decode};
 use serde_json::{Map, Value};
 
 use super::{Unproven, jwks::Keys, wire::now};
-use crate::peer::Jwt;
+use crate::peer::{Jwt, Sha256};
 
 /// What is expected of its tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Checked {
     pub jwt: Jwt,
     /// The key that signed it.
     pub key: String,
+    /// The certificate that it is good with alone (RFC 8705, 3.1).
+    pub bound: Option<Sha256>,
     /// Seconds since 1970, the leeway included.
     pub until: u64,
 }
@@ -66,8 +68,9 @@ impl IssuerOptions {
         let subject = claims.get("sub").and_then(Value::as_str).filter(|subject| is_plain(subject));
         let subject = subject.ok_or(Unproven::JwtSubject)?.to_owned();
         let until = self.until(&claims)?;
+        let bound = bound(&claims)?;
         let jwt = Jwt { issuer: self.name.clone(), subject, claims: flatten(&claims) };
-        Ok(Checked { jwt, key: key.id.clone(), until })
+        Ok(Checked { jwt, key: key.id.clone(), bound, until })
     }
 
     /// One algorithm alone, that of the key: so that no token can choose how its key is to be read.
@@ -83,7 +86,9 @@ impl IssuerOptions {
 
     /// Until when it is good. One that is good for ever, or from tomorrow on, is refused.
     fn until(&self, claims: &Map<String, Value>) -> Result<u64, Unproven> {
-        let time = |claim: &str| claims.get(claim).and_then(Value::as_f64).filter(|time| time.is_finite() && *time >= 0.0).map(|time| time as u64);
+        let time = |claim: &str| {
+            claims.get(claim).and_then(Value::as_f64).filter(|time| time.is_finite() && *time >= 0.0).map(|time| time as u64)
+        };
         let (now, leeway) = (now(), self.leeway.as_secs());
         let expires = time("exp").ok_or(Unproven::JwtLifetime)?;
         let from = match claims.get("iat") {
@@ -113,6 +118,15 @@ fn check_header(header: &Header) -> Result<(), Unproven> {
         return Err(Unproven::JwtBad);
     }
     Ok(())
+}
+
+/// A token that is bound to something else than a certificate cannot be told from one that was stolen, so it is refused.
+fn bound(claims: &Map<String, Value>) -> Result<Option<Sha256>, Unproven> {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
+    let only = confirmation.as_object().filter(|all| all.len() == 1).and_then(|all| all.get("x5t#S256")?.as_str());
+    let digest = only.and_then(|digest| URL_SAFE_NO_PAD.decode(digest).ok()).and_then(|digest| digest.try_into().ok());
+    digest.map(|digest| Some(Sha256(digest))).ok_or(Unproven::JwtBad)
 }
 
 fn of_error(error: &jsonwebtoken::errors::ErrorKind) -> Unproven {

@@ -59,6 +59,7 @@ struct Provider {
 pub struct Verdict {
     issuer: usize,
     key: String,
+    bound: Option<Sha256>,
     until: u64,
     jwt: Arc<Jwt>,
 }
@@ -66,6 +67,11 @@ pub struct Verdict {
 impl Verdict {
     pub fn jwt(&self) -> &Arc<Jwt> {
         &self.jwt
+    }
+
+    /// May it come with this certificate, or without one?
+    pub fn is_of(&self, certificate: Option<Sha256>) -> bool {
+        self.bound.is_none() || self.bound == certificate
     }
 }
 
@@ -114,8 +120,8 @@ impl Issuers {
             }
             checked = check(provider.ask().await);
         }
-        let Checked { jwt, key, until } = checked?;
-        let verdict = Arc::new(Verdict { issuer: found, key, until, jwt: Arc::new(jwt) });
+        let Checked { jwt, key, bound, until } = checked?;
+        let verdict = Arc::new(Verdict { issuer: found, key, bound, until, jwt: Arc::new(jwt) });
         self.remember(digest, &verdict);
         Ok(verdict)
     }

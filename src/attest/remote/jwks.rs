@@ -15,7 +15,10 @@ use super::{Unproven, issuer::is_symmetric};
 pub enum KeySource {
     File(PathBuf),
     /// Below this address, which is the issuer's.
-    Discovery { issuer: String, ca_file: Option<PathBuf> },
+    Discovery {
+        issuer: String,
+        ca_file: Option<PathBuf>,
+    },
 }
 
 /// The keys that verify an issuer's tokens now.
@@ -83,7 +86,9 @@ impl Key {
     /// Its kind fits, and its issuer says nothing else.
     fn is_for(&self, algorithm: Algorithm) -> bool {
         let name = format!("{algorithm:?}");
-        !is_symmetric(algorithm) && self.key.family() == algorithm.family() && self.algorithm.as_ref().is_none_or(|own| *own == name)
+        !is_symmetric(algorithm)
+            && self.key.family() == algorithm.family()
+            && self.algorithm.as_ref().is_none_or(|own| *own == name)
     }
 }
 
@@ -126,7 +131,8 @@ fn client(ca_file: Option<&std::path::Path>) -> Result<reqwest::Client, String> 
     let mut builder = reqwest::Client::builder().timeout(FETCH_WITHIN).redirect(reqwest::redirect::Policy::none()).no_proxy();
     if let Some(file) = ca_file {
         let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-        let authorities = reqwest::Certificate::from_pem_bundle(&text).map_err(|_| format!("{} holds no certificate", file.display()))?;
+        let authorities =
+            reqwest::Certificate::from_pem_bundle(&text).map_err(|_| format!("{} holds no certificate", file.display()))?;
         builder = builder.tls_certs_only(authorities);
     }
     builder.build().map_err(|error| error.to_string())

@@ -115,7 +115,10 @@ impl Unproven {
             Some(TlsError::InvalidCertificate(error)) => Self::of_certificate(error),
             Some(TlsError::NoCertificatesPresented) => Self::CertificateMissing,
             Some(TlsError::PeerIncompatible(
-                PeerIncompatible::SupportedVersionsExtensionRequired | PeerIncompatible::Tls12NotOffered | PeerIncompatible::Tls12NotOfferedOrEnabled | PeerIncompatible::Tls13RequiredForQuic,
+                PeerIncompatible::SupportedVersionsExtensionRequired
+                | PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled
+                | PeerIncompatible::Tls13RequiredForQuic,
             )) => Self::TlsTooOld,
             Some(TlsError::InvalidMessage(_)) => Self::NotTls,
             Some(TlsError::NoApplicationProtocol) => Self::NotHttp2,

@@ -133,7 +133,10 @@ impl Loaded {
         for file in files.client_ca.iter().cloned().chain(more.iter().map(|file| Arc::from(file.as_path()))) {
             let roots = roots(&file)?;
             all.roots.extend(roots.roots.iter().cloned());
-            authorities.insert(file.clone(), verifier(roots, &lists, &provider, true).map_err(|why| format!("{}: {why}", file.display()))?);
+            authorities.insert(
+                file.clone(),
+                verifier(roots, &lists, &provider, true).map_err(|why| format!("{}: {why}", file.display()))?,
+            );
         }
         let callers = match all.is_empty() {
             true => WebPkiClientVerifier::no_client_auth(),

@@ -18,11 +18,7 @@ use super::{
     Unproven,
     wire::{now, sha256},
 };
-use crate::{
-    name::TokenName,
-    peer::Sha256,
-    refresh::own_file,
-};
+use crate::{name::TokenName, peer::Sha256, refresh::own_file};
 
 /// How every token begins, so that scanners of repositories find one that was left there.
 pub const PREFIX: &str = "vkt_";

@@ -20,11 +20,8 @@ pub const CERTIFICATE_KEYS: &[Key] = &[
     key("sha256", "\"64 hex digits: the digest of the certificate (DER)\""),
     key("ca-file", "\"/etc/valetkey/tls/partner-ca.pem\""),
 ];
-pub const JWT_KEYS: &[Key] = &[
-    key("issuer", "\"login\""),
-    key("subject", "\"system:serviceaccount:mcp:billing\""),
-    key("claims", "{ groups = \"mcp\" }"),
-];
+pub const JWT_KEYS: &[Key] =
+    &[key("issuer", "\"login\""), key("subject", "\"system:serviceaccount:mcp:billing\""), key("claims", "{ groups = \"mcp\" }")];
 
 const NAMES: [&str; 4] = ["uri", "dns", "email", "sha256"];
 const CERTIFICATE_REFUSED: &[Refused] = &[Refused {
@@ -43,7 +40,7 @@ pub fn read(section: &Section<'_>) -> RemoteAs {
 }
 
 fn certificate(section: &Section<'_>) -> CertificateIs {
-    if !NAMES.iter().any(|name| section.has(name)) {
+    if !section.misspelt() && !NAMES.iter().any(|name| section.has(name)) {
         let what = format!("{} names nobody: every certificate of an authority would do", section.title);
         section.error(section.line, what, "uri = \"spiffe://example.org/tools/billing\", or dns, email or sha256");
     }
@@ -75,7 +72,9 @@ fn uri(text: &str) -> Result<String, &'static str> {
 fn dns(text: &str) -> Result<String, &'static str> {
     let name = text.strip_prefix("*.").unwrap_or(text);
     let label = |label: &str| {
-        !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
+        !label.is_empty()
+            && label.len() <= 63
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b))
     };
     if !name.split('.').all(label) {
         return Err("is not a DNS name in lower case");
@@ -92,10 +91,11 @@ fn jwt(section: &Section<'_>) -> JwtIs {
         let what = format!("{} names nobody: every token of that issuer would do", section.title);
         section.error(section.line, what, "subject = \"...\", or claims = { NAME = \"VALUE\" }");
     }
-    let claims: BTreeMap<_, _> = section.texts("claims").unwrap_or_default();
-    if section.has("claims") && claims.is_empty() && !section.has("subject") {
+    let claims = section.texts("claims");
+    if claims.as_ref().is_some_and(BTreeMap::is_empty) && !section.has("subject") {
         section.reject("claims", "names nobody");
     }
+    let claims = claims.unwrap_or_default();
     JwtIs {
         issuer: section.text("issuer").unwrap_or_default().into(),
         subject: section.text("subject").map(str::to_owned),
@@ -122,7 +122,12 @@ pub fn check_reach(
     for (name, tool) in tools {
         if unknown(&tool.run_as.remote).is_some() {
             // Not repeated: what looks like a name may be a pasted value.
-            add(Severity::Error, &tool.origin, format!("the `jwt` of tool \"{name}\" is of an issuer that is not defined"), DEFINE);
+            add(
+                Severity::Error,
+                &tool.origin,
+                format!("the `jwt` of tool \"{name}\" is of an issuer that is not defined"),
+                DEFINE,
+            );
         }
         if tool.run_as.remote != RemoteAs::default() && !listens {
             let what = format!("tool \"{name}\" is for callers over the network, and nobody can call so");
@@ -147,9 +152,21 @@ pub fn check_callers(tools: &BTreeMap<ToolName, ToolPolicy>, report: &Report) {
         };
         for (other, first, wide) in selectors.iter().filter(wider) {
             let (severity, what) = match wide.len() == narrow.len() {
-                true if other < name => (Severity::Error, format!("tools \"{other}\" ({}) and \"{name}\" are the same caller over the network: either can say that it is the other", first.origin)),
+                true if other < name => (
+                    Severity::Error,
+                    format!(
+                        "tools \"{other}\" ({}) and \"{name}\" are the same caller over the network: either can say that it is the other",
+                        first.origin
+                    ),
+                ),
                 true => continue,
-                false => (Severity::Warning, format!("whoever is tool \"{name}\" over the network can also say that it is tool \"{other}\" ({})", first.origin)),
+                false => (
+                    Severity::Warning,
+                    format!(
+                        "whoever is tool \"{name}\" over the network can also say that it is tool \"{other}\" ({})",
+                        first.origin
+                    ),
+                ),
             };
             let instead = "a name of its own for each tool".into();
             report.add(Problem { file: tool.origin.file.clone(), line: tool.origin.line, severity, what, instead });

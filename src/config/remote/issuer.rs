@@ -80,14 +80,13 @@ pub fn read(named: &Named<'_, IssuerName>) -> Option<IssuerSettings> {
     if leeway > LONGEST_LEEWAY {
         section.reject("leeway", "is more than five minutes: tokens that have ended would be taken");
     }
-    Some(IssuerSettings {
-        keys: keys(&section)?,
-        issuer: section.text("issuer")?.into(),
-        audience: some(&section, "audience", |text| Ok::<_, &str>(text.to_owned()))?,
-        algorithms: some(&section, "algorithms", algorithm)?,
-        leeway,
-        max_lifetime: section.duration("max-lifetime").unwrap_or(Duration::from_secs(86_400)),
-    })
+    // All of them first: a mistake in one must not hide those in others.
+    let (keys, issuer) = (keys(&section), section.text("issuer"));
+    let audience = some(&section, "audience", |text| Ok::<_, &str>(text.to_owned()));
+    let algorithms = some(&section, "algorithms", algorithm);
+    let max_lifetime = section.duration("max-lifetime").unwrap_or(Duration::from_secs(86_400));
+    let (issuer, audience, algorithms) = (issuer?.into(), audience?, algorithms?);
+    Some(IssuerSettings { keys: keys?, issuer, audience, algorithms, leeway, max_lifetime })
 }
 
 fn keys(section: &Section<'_>) -> Option<KeysFrom> {
