@@ -38,6 +38,7 @@ mod link;
 mod patience;
 mod reports;
 mod session;
+mod swap;
 mod wire;
 
 use std::{
@@ -49,6 +50,7 @@ pub use changes::{Change, Changes};
 pub use error::{Error, Retry};
 pub use held::Secret;
 pub use session::Session;
+pub use swap::{NotMade, Swap};
 
 use crate::proto::v1::Open;
 #[cfg(feature = "run")]
