@@ -17,10 +17,12 @@ mod listings;
 mod operate;
 mod redact;
 mod remote;
+mod rotate;
 mod run;
 mod seal;
 mod suggest;
 mod table;
+mod versions;
 mod when;
 
 use std::{
@@ -63,7 +65,7 @@ enum Command {
     /// List the tools of the policy and what each has taken
     Tools(listings::Args),
     /// List the secrets in memory, their versions, their age and who holds them; never a value
-    Secrets(listings::Args),
+    Secrets(listings::SecretsArgs),
     /// List the open sessions: which process, which tool, which versions
     Sessions(listings::Args),
     /// Validate configuration and policy with the daemon's own loader, offline
@@ -78,6 +80,10 @@ enum Command {
     Suggest(suggest::Args),
     /// Make the daemon ask its sources now whether what it holds is current
     Refresh(operate::RefreshArgs),
+    /// Rotate secrets while their tools run, and show who has moved to the new version
+    Rotate(rotate::RotateArgs),
+    /// Have the old value of a secret back that is being rotated
+    Rollback(rotate::RollbackArgs),
     /// Make the daemon read configuration and sources again
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
@@ -174,6 +180,8 @@ pub fn main() -> ExitCode {
         Command::Lint(args) => lint::run(&args),
         Command::Suggest(args) => suggest::run(&args),
         Command::Refresh(args) => operate::refresh(&args),
+        Command::Rotate(args) => rotate::rotate(&args),
+        Command::Rollback(args) => rotate::rollback(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
         Command::Audit(args) => audit::run(&args),

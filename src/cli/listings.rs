@@ -434,8 +434,22 @@ struct Secrets {
     secrets: Vec<Secret>,
 }
 
-pub fn secrets(args: &Args) -> Outcome {
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  valetkey secrets --versions      who has which version, and how far a rotation is")]
+pub struct SecretsArgs {
+    /// Show the versions that are in use, with their stages and holders, and rotations
+    #[arg(long)]
+    versions: bool,
+    #[command(flatten)]
+    asked: Args,
+}
+
+pub fn secrets(args: &SecretsArgs) -> Outcome {
+    let SecretsArgs { versions, asked: args } = args;
     let got: v1::ListSecretsResponse = ask!(args, list_secrets, v1::ListSecretsRequest {});
+    if *versions {
+        return super::versions::show(args, got.secrets);
+    }
     let text = secrets_text(&got.secrets);
     let secret = |secret: v1::SecretInfo| Secret {
         age_seconds: secret.loaded.is_some().then_some(secret.age_seconds),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// `"30s"`, `"5m"`, `"12h"`, `"30d"`.
-pub(super) fn duration(text: &str) -> Result<Duration, &'static str> {
+/// `"30s"`, `"5m"`, `"12h"`, `"30d"`. An error says what is wrong, and does not repeat the text.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
     const LONGEST: u64 = 3660 * 86_400;
     let wrong = "is not a duration: a whole number and one of s, m, h, d";
     let split = text.len() - text.chars().next_back().map_or(0, char::len_utf8);

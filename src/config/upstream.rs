@@ -6,7 +6,11 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{AwsSettings, Config, SecretSettings, SourceSettings, VaultSettings};
-use crate::name::SourceName;
+use crate::{
+    name::{SecretName, SourceName},
+    rotate::How,
+    source::write::BESIDE,
+};
 
 /// Whose language.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,19 +35,33 @@ pub fn upstream_sources(config: &Config, upstream: Upstream) -> Vec<&SourceName>
 /// says which secret cannot be named in such a policy without naming others too.
 pub fn upstream_policy(config: &Config, source: &SourceName, kms_keys: &[String]) -> Result<String, String> {
     let granted = config.policy.granted();
-    let wanted = || config.secrets.iter().filter(|(name, secret)| secret.source == *source && granted.contains(name));
+    let for_hooks: BTreeSet<_> = config.secrets.values().flat_map(needed_by_hook).collect();
+    let is_wanted = |(name, secret): &(&SecretName, &SecretSettings)| {
+        secret.source == *source && (granted.contains(name) || for_hooks.contains(name) || secret.rotation.is_some())
+    };
+    let wanted = || config.secrets.iter().filter(is_wanted);
+    let rotated: BTreeSet<&str> = wanted().filter(|(_, s)| s.rotation.is_some()).map(|(_, s)| s.path.as_str()).collect();
     match config.sources.get(source) {
         Some(SourceSettings::AwsSecretsManager(aws)) => {
             let paths: BTreeSet<&str> = wanted().map(|(_, secret)| secret.path.as_str()).collect();
             let batches =
                 wanted().filter(|(_, secret)| is_current(secret)).map(|(_, s)| &s.path).collect::<BTreeSet<_>>().len() > 1;
-            Ok(iam(secrets_manager(aws, &paths, batches, kms_keys)))
+            Ok(iam(secrets_manager(aws, &paths, &rotated, batches, kms_keys)))
         }
         Some(SourceSettings::AwsParameterStore(aws)) => {
             Ok(iam(parameter_store(aws, wanted().map(|(_, secret)| secret.path.as_str()).collect(), kms_keys)))
         }
-        Some(SourceSettings::Vault(vault)) => acl(source, vault, wanted().map(|(_, secret)| secret.path.as_str()).collect()),
+        Some(SourceSettings::Vault(vault)) => {
+            acl(source, vault, wanted().map(|(_, secret)| secret.path.as_str()).collect(), &rotated)
+        }
         _ => Err(format!("{source} is a source that needs no policy")),
+    }
+}
+
+fn needed_by_hook(secret: &SecretSettings) -> &[SecretName] {
+    match secret.rotation.as_ref().map(|rotation| &rotation.how) {
+        Some(How::Hook(hook)) => &hook.with,
+        _ => &[],
     }
 }
 
@@ -75,7 +93,13 @@ fn account(aws: &AwsSettings) -> &str {
     aws.role.as_ref().and_then(|role| role.arn.split(':').nth(4)).unwrap_or("*")
 }
 
-fn secrets_manager(aws: &AwsSettings, paths: &BTreeSet<&str>, batches: bool, kms_keys: &[String]) -> Vec<Value> {
+fn secrets_manager(
+    aws: &AwsSettings,
+    paths: &BTreeSet<&str>,
+    rotated: &BTreeSet<&str>,
+    batches: bool,
+    kms_keys: &[String],
+) -> Vec<Value> {
     let resource = |path: &&str| match path.strip_prefix("arn:") {
         // AWS adds a hyphen and six characters to a secret's name in its ARN.
         Some(_) if has_suffix(path) => (*path).to_owned(),
@@ -85,6 +109,12 @@ fn secrets_manager(aws: &AwsSettings, paths: &BTreeSet<&str>, batches: bool, kms
     let mut statements = Vec::new();
     if !paths.is_empty() {
         statements.push(statement("ReadSecrets", "secretsmanager:GetSecretValue", paths.iter().map(resource).collect()));
+    }
+    if !rotated.is_empty() {
+        for action in ["DescribeSecret", "PutSecretValue", "UpdateSecretVersionStage"] {
+            let id = format!("Rotate{action}");
+            statements.push(statement(&id, &format!("secretsmanager:{action}"), rotated.iter().map(resource).collect()));
+        }
     }
     if batches {
         // It gives nothing by itself: of a batch come only the secrets that GetSecretValue allows. AWS takes no narrower resource.
@@ -137,8 +167,8 @@ const OWN_TOKEN: [(&str, &str); 4] = [
     ("sys/capabilities-self", "update"),
 ];
 
-fn acl(source: &SourceName, vault: &VaultSettings, paths: BTreeSet<&str>) -> Result<String, String> {
-    let mut rules: Vec<(String, &str)> = Vec::new();
+fn acl(source: &SourceName, vault: &VaultSettings, paths: BTreeSet<&str>, rotated: &BTreeSet<&str>) -> Result<String, String> {
+    let mut rules: Vec<(String, &[&str])> = Vec::new();
     let mut leased = false;
     for path in paths {
         // In a policy `*` at the end is any rest, and `+` is any one segment.
@@ -147,24 +177,30 @@ fn acl(source: &SourceName, vault: &VaultSettings, paths: BTreeSet<&str>) -> Res
         }
         match (path.strip_prefix('/'), vault.kv_version) {
             (Some(path), _) => {
-                rules.push((path.to_owned(), "read"));
+                rules.push((path.to_owned(), &["read"]));
                 leased = true;
             }
-            (None, 1) => rules.push((format!("{}/{path}", vault.mount), "read")),
+            (None, 1) => rules.push((format!("{}/{path}", vault.mount), &["read"])),
             (None, _) => {
-                rules.push((format!("{}/data/{path}", vault.mount), "read"));
-                rules.push((format!("{}/metadata/{path}", vault.mount), "read"));
+                let mount = &vault.mount;
+                let is_rotated = rotated.contains(path);
+                rules.push((format!("{mount}/data/{path}"), if is_rotated { &["read", "update"] } else { &["read"] }));
+                rules.push((format!("{mount}/metadata/{path}"), &["read"]));
+                if is_rotated {
+                    rules.push((format!("{mount}/data/{path}{BESIDE}"), &["create", "read", "update"]));
+                    rules.push((format!("{mount}/metadata/{path}{BESIDE}"), &["delete"]));
+                }
             }
         }
     }
-    rules.extend(OWN_TOKEN.map(|(path, capability)| (path.to_owned(), capability)));
+    rules.extend(OWN_TOKEN.iter().map(|(path, capability)| ((*path).to_owned(), std::slice::from_ref(capability))));
     if leased {
-        rules.extend(["sys/leases/renew", "sys/leases/lookup"].map(|path| (path.to_owned(), "update")));
+        rules.extend(["sys/leases/renew", "sys/leases/lookup"].map(|path| (path.to_owned(), &["update"][..])));
     }
     let namespace = vault.namespace.as_ref().map(|namespace| format!(", in namespace {namespace}")).unwrap_or_default();
     let rules: Vec<_> = rules
         .iter()
-        .map(|(path, capability)| format!("path {} {{\n  capabilities = [\"{capability}\"]\n}}\n", quoted(path)))
+        .map(|(path, all)| format!("path {} {{\n  capabilities = [\"{}\"]\n}}\n", quoted(path), all.join("\", \"")))
         .collect();
     Ok(format!("# source {source}{namespace}\n{}", rules.join("\n")))
 }

@@ -104,7 +104,7 @@ pub(super) struct Beside {
 }
 
 /// The end of the name under which it is kept.
-pub(super) const BESIDE: &str = ".valetkey-rotation";
+pub const BESIDE: &str = ".valetkey-rotation";
 
 impl Beside {
     /// As a JSON object, in a buffer that leaves no outgrown copy behind.
@@ -170,7 +170,9 @@ mod tests {
             assert_eq!((read.token.as_str(), &read.base, read.promoted), ("abc", &Version::from(7), true));
             assert!(read.value.same_as(&secret));
         }
-        for odd in ["{}", "[]", r#"{"token":"a","base":"1","promoted":true}"#, r#"{"token":"a","base":"","promoted":true,"value":"x"}"#] {
+        for odd in
+            ["{}", "[]", r#"{"token":"a","base":"1","promoted":true}"#, r#"{"token":"a","base":"","promoted":true,"value":"x"}"#]
+        {
             assert!(Beside::from_json(Json::parse(odd.as_bytes()).unwrap()).is_err(), "{odd}");
         }
     }
