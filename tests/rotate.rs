@@ -113,19 +113,33 @@ async fn a_generated_value_takes_the_place_of_the_old_one_in_a_sealed_file() {
     assert_eq!(value(&session, "it/key").await, "the-first-value");
     let _moving = moves(&session);
 
-    says(&host.operate(&["rotate", "it/key", "--dry-run"]), 0, &["it/key: would be rotated (generate) from version 1", "with 1 holders"]);
+    says(
+        &host.operate(&["rotate", "it/key", "--dry-run"]),
+        0,
+        &["it/key: would be rotated (generate) from version 1", "with 1 holders"],
+    );
     let out = host.operate(&["rotate", "it/key", "--json"]);
     says(&out, 0, &[]);
     let told = lines(&out);
     let last = told.last().unwrap();
-    assert_eq!((last["end"].as_str(), last["old_version"].as_str(), last["new_version"].as_str()), (Some("rotated"), Some("1"), Some("2")));
+    assert_eq!(
+        (last["end"].as_str(), last["old_version"].as_str(), last["new_version"].as_str()),
+        (Some("rotated"), Some("1"), Some("2"))
+    );
     assert!(told.iter().any(|line| line["step"] == "overlap" && line["holders"][0]["tool"] == "it"), "{told:?}");
     let new = value(&session, "it/key").await;
     assert!(new.starts_with("k_") && new.len() == 42, "{}", new.len());
     assert!(!said(&out).contains(&new[2..]) && !host.log().contains(&new[2..]), "it is in no output and in no log");
 
     // Nothing of the rotation is left in the file.
-    let listed = host.valetkey(&["seal", "list", "--file", host.path("secrets.sealed").to_str().unwrap(), "--identity", host.path("identity.key").to_str().unwrap()]);
+    let listed = host.valetkey(&[
+        "seal",
+        "list",
+        "--file",
+        host.path("secrets.sealed").to_str().unwrap(),
+        "--identity",
+        host.path("identity.key").to_str().unwrap(),
+    ]);
     says(&listed, 0, &["it/key", "2"]);
     assert!(!said(&listed).contains("valetkey-rotation"), "{}", said(&listed));
 
@@ -143,7 +157,8 @@ async fn a_generated_value_takes_the_place_of_the_old_one_in_a_sealed_file() {
     says(&host.operate(&["rotate", "no/such"]), 1, &["no secret no/such"]);
     let versions = said(&host.operate(&["secrets", "--versions"]));
     assert!(versions.contains("current") && versions.contains("rotated"), "{versions}");
-    let audit = fs::read_dir(host.path("var/audit")).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap_or_default());
+    let audit =
+        fs::read_dir(host.path("var/audit")).unwrap().map(|file| fs::read_to_string(file.unwrap().path()).unwrap_or_default());
     let audit: String = audit.collect();
     assert!(audit.contains("\"rotation.step\"") && audit.contains("\"finish\"") && !audit.contains("the-second-given-value"));
 }
@@ -155,7 +170,8 @@ async fn a_hook_goes_through_its_steps_over_openbao_and_the_old_value_lives_unti
     stores::vault_put(bao, "rotate/hooked", r#"{"key":"the-first-value","other":"stays"}"#);
     let hook = hook(&host, "");
     let mut rest = stores::vault_as_root(&host, bao.port);
-    rest += &secret("it/key", "vault", &format!("path = \"rotate/hooked\"\nfield = \"key\"\nrotation = {{ hook = [\"{hook}\"] }}"));
+    rest +=
+        &secret("it/key", "vault", &format!("path = \"rotate/hooked\"\nfield = \"key\"\nrotation = {{ hook = [\"{hook}\"] }}"));
     host.configure("", &(rest + &tool(&["it/key"])));
     let _daemon = host.start();
     let session = host.client().session("it").secret("it/key").open().await.unwrap();
@@ -219,9 +235,9 @@ async fn a_rollback_has_the_old_value_back_and_takes_the_new_one_away() {
             command.args(["rotate", name, "--socket", socket.to_str().unwrap()]).output().unwrap()
         });
         eventually("it is in the overlap", || said(&host.operate(&["secrets", "--versions"])).contains("overlap"));
-        eventually("the new value is there", || tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(value(&session, name)).starts_with("made-")
-        }));
+        eventually(&format!("{name}: the new value is there"), || {
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(value(&session, name)).starts_with("made-"))
+        });
         let new = session.fetch(name).await.unwrap();
         session.acknowledge(&new).await.ok();
         // It has moved at once, so the overlap is over: what is too late is said.
@@ -239,15 +255,16 @@ async fn a_rollback_has_the_old_value_back_and_takes_the_new_one_away() {
             command.args(["rotate", name, "--socket", socket.to_str().unwrap()]).output().unwrap()
         });
         eventually("it is in the overlap", || said(&host.operate(&["secrets", "--versions"])).contains("overlap"));
-        eventually("the new value is there", || tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(value(&session, name)) != before
-        }));
-        let _moving = moves(&session);
+        eventually("the new value is there", || {
+            tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(value(&session, name)) != before)
+        });
+        let moving = moves(&session);
         says(&host.operate(&["rollback", name]), 0, &["rolled back"]);
         says(&rotating.await.unwrap(), 1, &["rolled back"]);
         assert_eq!(value(&session, name).await, before, "{name}");
         assert_eq!(steps(&host).last().unwrap(), "undo");
         assert_eq!(taken(&host), BTreeSet::from([digest(&before)]), "{name}: the new value is not taken any more");
+        moving.abort();
     }
 }
 
@@ -342,4 +359,24 @@ fn a_step_that_fails_or_hangs_is_undone_and_a_straggler_is_named_and_cut_off() {
         let ended = session.get("late/key").await.err().expect("its session has ended");
         assert!(ended.to_string().contains("rotated"), "{ended}");
     });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_the_clock_a_secret_is_rotated_before_it_is_too_old() {
+    let bao = servers::openbao();
+    let host = Host::new();
+    stores::vault_put(bao, "rotate/clock", r#"{"key":"the-first-value"}"#);
+    let mut rest = stores::vault_as_root(&host, bao.port);
+    let by_the_clock = "path = \"rotate/clock\"\nfield = \"key\"\nrotate-every = \"4s\"\nrotation = { generate = {} }";
+    rest += &secret("it/key", "vault", by_the_clock);
+    host.configure("", &(rest + &tool(&["it/key"])));
+    let _daemon = host.start();
+    let session = host.client().session("it").secret("it/key").open().await.unwrap();
+    assert_eq!(value(&session, "it/key").await, "the-first-value");
+    let _moving = moves(&session);
+    eventually("it was rotated twice", || {
+        let listing: Value = serde_json::from_str(&said(&host.operate(&["secrets", "--versions", "--json"]))).unwrap();
+        listing["secrets"][0]["versions"][0]["version"].as_str().is_some_and(|version| version.parse::<u32>().unwrap() >= 3)
+    });
+    assert_ne!(value(&session, "it/key").await, "the-first-value");
 }

@@ -36,7 +36,7 @@ struct Postgres {
     child: Child,
     port: u16,
     programs: PathBuf,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Drop for Postgres {
@@ -77,7 +77,7 @@ fn postgres() -> Option<Postgres> {
     while !command("pg_isready").args(["-h", "127.0.0.1", "-p"]).arg(port.to_string()).status().unwrap().success() {
         std::thread::sleep(Duration::from_millis(50));
     }
-    let postgres = Postgres { child, port, programs: programs.clone(), _folder: folder };
+    let postgres = Postgres { child, port, programs: programs.clone(), folder };
     postgres.run(
         "CREATE ROLE admin LOGIN CREATEROLE PASSWORD 'the-password-of-admin'; CREATE ROLE app NOLOGIN; \
          CREATE ROLE app_a LOGIN IN ROLE app PASSWORD 'the-first-password'; CREATE ROLE app_b NOLOGIN IN ROLE app; \
@@ -91,7 +91,7 @@ impl Postgres {
     fn run(&self, statements: &str) -> String {
         let out = Command::new(self.programs.join("psql"))
             .args(["-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
-            .arg(self._folder.path())
+            .arg(self.folder.path().join("data"))
             .args(["-p", &self.port.to_string(), "-d", "postgres", "-c", statements])
             .output()
             .unwrap();
@@ -191,9 +191,11 @@ async fn not_one_query_of_a_pool_fails_in_a_hundred_rotations() {
     host.configure("", &(rest + &Host::tool("it", 0, &["db/url"]) + UNLIMITED));
     let _daemon = host.start();
     let session = host.client().session("it").secret("db/url").open().await.unwrap();
-    let pool = Arc::new(Swap::new(&session, "db/url", |url| async move { Pool::of(&url.to_text().unwrap()).await }).await.unwrap());
+    let pool =
+        Arc::new(Swap::new(&session, "db/url", |url| async move { Pool::of(&url.to_text().unwrap()).await }).await.unwrap());
 
-    let (stop, queries, failures) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (stop, queries, failures) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
     let work: Vec<_> = (0..CONNECTIONS)
         .map(|number| {
             let (pool, stop, queries, failures) = (pool.clone(), stop.clone(), queries.clone(), failures.clone());
@@ -206,7 +208,7 @@ async fn not_one_query_of_a_pool_fails_in_a_hundred_rotations() {
                         Err(error) => failures.lock().await.push(error),
                     }
                     // A tool is not always busy: the processors are shared with the servers here.
-                    tokio::time::sleep(Duration::from_millis(2)).await;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             })
         })
@@ -241,7 +243,8 @@ async fn not_one_query_of_a_pool_fails_in_a_hundred_rotations() {
     assert!(queries.load(Relaxed) > rotations as u64 * 20, "queries were under way");
 
     // Only one of the two can log in, and by the value that is current.
-    let logins = postgres.run("SELECT count(*) FROM pg_authid WHERE rolname IN ('app_a', 'app_b') AND rolcanlogin AND rolpassword LIKE 'SCRAM%'");
+    let logins = postgres
+        .run("SELECT count(*) FROM pg_authid WHERE rolname IN ('app_a', 'app_b') AND rolcanlogin AND rolpassword LIKE 'SCRAM%'");
     assert_eq!(logins, "1");
     let first = Connection::open(postgres.port, "app_a", "the-first-password").await;
     assert!(first.is_err(), "the first password is not good any more");

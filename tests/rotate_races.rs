@@ -61,7 +61,11 @@ async fn race(bao: &servers::Server, hosts: [&Host; 2], path: &str, races: usize
         for rotation in &won {
             assert!(made.insert(rotation.new_version.clone()), "race {number}: one version was made twice: {first:?} {second:?}");
         }
-        assert_eq!(version_at_source(bao, path), before + won.len() as u64, "race {number}: each who won made one version: {ends:?}");
+        assert_eq!(
+            version_at_source(bao, path),
+            before + won.len() as u64,
+            "race {number}: each who won made one version: {ends:?}"
+        );
         if won.len() == 1 {
             collisions += 1;
             assert!(ends.iter().any(|end| end == "lost" || end == "refused"), "race {number}: {ends:?}");

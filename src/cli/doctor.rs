@@ -67,7 +67,11 @@ pub fn run(args: &Args) -> Outcome {
     checks.push(configuration);
     checks.extend(places::sockets(config.as_ref()));
     checks.extend(unit::checks(config.as_ref()));
-    let admin = args.socket.socket.clone().unwrap_or_else(|| places::path(config.as_ref(), "admin"));
+    // A configuration may have it elsewhere.
+    let admin = match (&args.socket.profile, &args.socket.socket) {
+        (None, None) => places::path(config.as_ref(), "admin").into(),
+        _ => args.socket.place()?,
+    };
     checks.extend(daemon::checks(&admin));
     let bad = checks.iter().any(|check| check.state == State::Bad);
     if args.json {

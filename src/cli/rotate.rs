@@ -18,12 +18,14 @@ use super::{
 use crate::{config, proto::v1};
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A rotation goes on in the daemon when this command is interrupted; `valetkey secrets --versions` shows how far it is.\n\
+#[command(
+    after_help = "A rotation goes on in the daemon when this command is interrupted; `valetkey secrets --versions` shows how far it is.\n\
     Exit code: 0 where all that was asked for is rotated, or younger than asked for; 1 where one is not.\n\n\
     Examples:\n  valetkey rotate db/url                          by its `rotation`: a hook, or a generated value\n  \
     valetkey rotate stripe/api-key --stdin < key    a value that you were given\n  \
     valetkey rotate --all-of billing --older-than 90d --dry-run\n  \
-    valetkey rotate db/url --json | jq .step        a JSON object on a line for each change")]
+    valetkey rotate db/url --json | jq .step        a JSON object on a line for each change"
+)]
 pub struct RotateArgs {
     /// Names of secrets
     #[arg(value_name = "SECRET", required_unless_present = "all_of")]
@@ -45,8 +47,10 @@ pub struct RotateArgs {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Possible until the old value is retired: while holders move, and for as long as `overlap-at-least` says.\n\n\
-    Example:\n  valetkey rollback db/url")]
+#[command(
+    after_help = "Possible until the old value is retired: while holders move, and for as long as `overlap-at-least` says.\n\n\
+    Example:\n  valetkey rollback db/url"
+)]
 pub struct RollbackArgs {
     /// The secret whose old value is to be current again
     #[arg(value_name = "SECRET")]
@@ -76,7 +80,7 @@ pub fn rotate(args: &RotateArgs) -> Outcome {
     };
     drop(value);
     let ends = block_on(async {
-        let mut admin = remote::admin(&args.asked.socket.path()).await?;
+        let mut admin = remote::admin(&args.asked.socket.place()?).await?;
         let told = admin.rotate(request).await.map_err(|status| remote::refused(&status))?;
         follow(told.into_inner(), args.asked.json).await
     })??;
@@ -86,7 +90,7 @@ pub fn rotate(args: &RotateArgs) -> Outcome {
 pub fn rollback(args: &RollbackArgs) -> Outcome {
     let request = v1::RollBackRequest { secret: args.secret.clone() };
     let ends = block_on(async {
-        let mut admin = remote::admin(&args.asked.socket.path()).await?;
+        let mut admin = remote::admin(&args.asked.socket.place()?).await?;
         let told = admin.roll_back(request).await.map_err(|status| remote::refused(&status))?;
         follow(told.into_inner(), args.asked.json).await
     })??;
@@ -122,7 +126,11 @@ fn judge(ends: &Ends, good: &[&str], json: bool) -> Outcome {
     match bad.as_slice() {
         [] => Ok(()),
         _ if json => Err(Failure::silent(FAILED)),
-        bad => Err(Failure::new(FAILED, format!("not done: {}", bad.join(", ")), "the daemon's log, and `valetkey audit query`, have each step")),
+        bad => Err(Failure::new(
+            FAILED,
+            format!("not done: {}", bad.join(", ")),
+            "the daemon's log, and `valetkey audit query`, have each step",
+        )),
     }
 }
 
@@ -231,7 +239,7 @@ impl Shown {
         let (new_step, failed_again) = (before.step != told.step, told.failed > before.failed);
         if told.step == "over" {
             lines.push(over(told));
-        } else if new_step || failed_again {
+        } else if (new_step || failed_again) && (told.way == "hook" || !matches!(told.step.as_str(), "set" | "test")) {
             lines.push(doing(told));
         }
         if failed_again {
@@ -262,7 +270,7 @@ fn doing(told: &v1::Rotation) -> String {
         "test" => "it is tested there".into(),
         "finish" => "it becomes current at the source".into(),
         "overlap" | "return" => moved(),
-        "retire" => "all have moved: the old value is retired".into(),
+        "retire" => "the old value is retired".into(),
         "restore" => "the old value becomes current again".into(),
         "undo" => "the new value is taken back".into(),
         step => step.to_owned(),
@@ -289,7 +297,10 @@ fn over(told: &v1::Rotation) -> String {
         "undone" => format!("{secret}: not rotated, all is as it was{why}"),
         "lost" => format!("{secret}: not rotated, somebody else was first{why}"),
         "planned" => {
-            let age = told.old_since.as_ref().map_or_else(|| "of unknown age".into(), |at| format!("made {}", when::relative(Some(at))));
+            let age = told
+                .old_since
+                .as_ref()
+                .map_or_else(|| "of unknown age".into(), |at| format!("made {}", when::relative(Some(at))));
             format!("{secret}: would be rotated ({way}) from version {old_version}, {age}, with {} holders", told.holders.len())
         }
         "skipped" if problem.is_empty() => {

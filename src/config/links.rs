@@ -55,9 +55,13 @@ fn unused(
     report: &Report,
 ) {
     for (name, origin) in &secrets.names {
-        let for_a_hook = || secrets.usable.values().filter_map(|secret| secret.rotation.as_ref()).any(|rotation| {
-            matches!(&rotation.how, How::Hook(hook) if hook.with.contains(name))
-        });
+        let for_a_hook = || {
+            secrets
+                .usable
+                .values()
+                .filter_map(|secret| secret.rotation.as_ref())
+                .any(|rotation| matches!(&rotation.how, How::Hook(hook) if hook.with.contains(name)))
+        };
         if secrets.complete && !tools.values().any(|tool| tool.grants.contains_key(name)) && !for_a_hook() {
             let instead = format!("secrets.\"{name}\" = {{}} in the [tool.NAME] that needs it, or remove the secret");
             add(report, Severity::Warning, origin, format!("no tool may have secret \"{name}\""), instead);

@@ -64,8 +64,9 @@ pub(super) fn read(secret: &Section<'_>, source: Option<&SourceSettings>) -> Opt
     if overlap_at_least.is_some_and(|least| least > overlap) {
         section.reject("overlap-at-least", "is longer than `overlap`");
     }
-    let quiet_hours = section
-        .parsed("quiet-hours", |text| QuietHours::parse(text).ok_or("is not a time of day to another, in UTC, such as 08:00-18:00"));
+    let quiet_hours = section.parsed("quiet-hours", |text| {
+        QuietHours::parse(text).ok_or("is not a time of day to another, in UTC, such as 08:00-18:00")
+    });
     Some(Settings {
         how: hook.map(How::Hook).or(generate.map(How::Generate)).unwrap_or(How::Given),
         overlap,
@@ -78,7 +79,9 @@ pub(super) fn read(secret: &Section<'_>, source: Option<&SourceSettings>) -> Opt
 /// Why nothing can be written there.
 fn unwritable(secret: &Section<'_>, source: &SourceSettings) -> Option<&'static str> {
     match source {
-        _ if secret.text("stage").is_some_and(|stage| stage != "AWSCURRENT") => Some("is of no use beside `stage`, which names one version for good"),
+        _ if secret.text("stage").is_some_and(|stage| stage != "AWSCURRENT") => {
+            Some("is of no use beside `stage`, which names one version for good")
+        }
         SourceSettings::Environment => Some("is of no use for a secret of the environment, which nobody can change"),
         SourceSettings::AwsParameterStore(_) => {
             Some("is not possible in Parameter Store, which has no check-and-set: keep the secret in Secrets Manager")
@@ -114,7 +117,9 @@ fn read_hook(section: &Section<'_>) -> Option<Hook> {
     let word = |word: &str| match word {
         word if word.chars().any(char::is_control) => Err("holds a control character"),
         // Everybody on the host sees the arguments of a process.
-        word if holds_a_value(word) => Err("looks like a credential, which every user of this host could see: name its secret in `with`"),
+        word if holds_a_value(word) => {
+            Err("looks like a credential, which every user of this host could see: name its secret in `with`")
+        }
         word => Ok(word.to_owned()),
     };
     let with = section.list("with", |text| text.parse::<SecretName>().map_err(|_| "is not the name of a secret"));

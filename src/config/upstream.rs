@@ -51,7 +51,9 @@ pub fn upstream_policy(config: &Config, source: &SourceName, kms_keys: &[String]
         Some(SourceSettings::AwsParameterStore(aws)) => {
             Ok(iam(parameter_store(aws, wanted().map(|(_, secret)| secret.path.as_str()).collect(), kms_keys)))
         }
-        Some(SourceSettings::Vault(vault)) => acl(source, vault, wanted().map(|(_, secret)| secret.path.as_str()).collect(), &rotated),
+        Some(SourceSettings::Vault(vault)) => {
+            acl(source, vault, wanted().map(|(_, secret)| secret.path.as_str()).collect(), &rotated)
+        }
         _ => Err(format!("{source} is a source that needs no policy")),
     }
 }
@@ -91,7 +93,13 @@ fn account(aws: &AwsSettings) -> &str {
     aws.role.as_ref().and_then(|role| role.arn.split(':').nth(4)).unwrap_or("*")
 }
 
-fn secrets_manager(aws: &AwsSettings, paths: &BTreeSet<&str>, rotated: &BTreeSet<&str>, batches: bool, kms_keys: &[String]) -> Vec<Value> {
+fn secrets_manager(
+    aws: &AwsSettings,
+    paths: &BTreeSet<&str>,
+    rotated: &BTreeSet<&str>,
+    batches: bool,
+    kms_keys: &[String],
+) -> Vec<Value> {
     let resource = |path: &&str| match path.strip_prefix("arn:") {
         // AWS adds a hyphen and six characters to a secret's name in its ARN.
         Some(_) if has_suffix(path) => (*path).to_owned(),
@@ -159,12 +167,7 @@ const OWN_TOKEN: [(&str, &str); 4] = [
     ("sys/capabilities-self", "update"),
 ];
 
-fn acl(
-    source: &SourceName,
-    vault: &VaultSettings,
-    paths: BTreeSet<&str>,
-    rotated: &BTreeSet<&str>,
-) -> Result<String, String> {
+fn acl(source: &SourceName, vault: &VaultSettings, paths: BTreeSet<&str>, rotated: &BTreeSet<&str>) -> Result<String, String> {
     let mut rules: Vec<(String, &[&str])> = Vec::new();
     let mut leased = false;
     for path in paths {

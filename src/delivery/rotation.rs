@@ -158,7 +158,13 @@ async fn follow(mut followed: watch::Receiver<Progress>, tell: mpsc::Sender<v1::
 }
 
 fn ended(secret: &SecretName, end: &str, problem: &str) -> v1::Rotation {
-    v1::Rotation { secret: secret.to_string(), step: Step::Over.word().into(), end: end.into(), problem: problem.into(), ..Default::default() }
+    v1::Rotation {
+        secret: secret.to_string(),
+        step: Step::Over.word().into(),
+        end: end.into(),
+        problem: problem.into(),
+        ..Default::default()
+    }
 }
 
 fn planned(secret: &SecretName, outlook: &Outlook, end: &str) -> v1::Rotation {

@@ -174,7 +174,8 @@ fn parse(answer: &[u8]) -> Result<Parsed, ()> {
     let json = Json::parse(answer).filter(|json| json.kind() == "an object").ok_or(())?;
     if let Some(error) = json.at("error") {
         let words = error.leaf().and_then(Result::ok).ok_or(())?;
-        let words = words.expose(|bytes| String::from_utf8_lossy(bytes).chars().filter(|c| !is_unprintable(*c)).take(WORDS).collect());
+        let words =
+            words.expose(|bytes| String::from_utf8_lossy(bytes).chars().filter(|c| !is_unprintable(*c)).take(WORDS).collect());
         return Ok(Parsed::Error { words, is_final: json.at("retry").is_some_and(|retry| retry.text() == b"false") });
     }
     let value = match (json.at("value"), json.at("base64")) {
@@ -303,7 +304,10 @@ mod tests {
         let out = folder.path().join("out");
         let hook = script(
             folder.path(),
-            &format!("{{ cat; echo \"$1\"; env; pwd; }} > {}; echo complaint >&2; echo '{{\"value\":\"v\\u0041\"}}'", out.display()),
+            &format!(
+                "{{ cat; echo \"$1\"; env; pwd; }} > {}; echo complaint >&2; echo '{{\"value\":\"v\\u0041\"}}'",
+                out.display()
+            ),
         );
         told(Step::Create, |told| {
             let answer = run(&hook, told, WITHIN).unwrap();

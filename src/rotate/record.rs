@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{State, Way};
+use super::{End, State, Step, Way};
 use crate::{
     name::{SecretName, Version},
     refresh::own_file,
@@ -39,6 +39,8 @@ pub struct Record {
     ended: Option<u64>,
     /// What went wrong last, for people.
     pub problem: String,
+    /// Who had not moved when the overlap was over.
+    left_behind: String,
 }
 
 /// Seconds since the epoch.
@@ -70,6 +72,7 @@ impl Record {
             finished: None,
             ended: None,
             problem: String::new(),
+            left_behind: String::new(),
         }
     }
 
@@ -113,8 +116,19 @@ impl Record {
         self.finished = Some(seconds(now));
     }
 
-    pub fn is_over(&mut self, now: SystemTime) {
-        self.ended.get_or_insert(seconds(now));
+    /// A step is done or has failed, with what went wrong: what is mended is forgotten, and why all is as it was is not.
+    pub fn went(&mut self, from: State, problem: String, now: SystemTime) {
+        if matches!(from.step, Step::Overlap | Step::Return) {
+            self.left_behind = problem;
+        } else if !problem.is_empty() || !matches!(self.state.end, Some(End::Undone | End::Lost)) {
+            self.problem = problem;
+        }
+        if self.state.is_over() {
+            if self.problem.is_empty() {
+                self.problem.clone_from(&self.left_behind);
+            }
+            self.ended.get_or_insert(seconds(now));
+        }
     }
 
     /// When this one began may be earlier than its holders were told.
@@ -168,7 +182,8 @@ impl Folder {
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
-            let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".json")).filter(|name| !name.starts_with('.')) else {
+            let Some(name) = name.to_str().and_then(|name| name.strip_suffix(".json")).filter(|name| !name.starts_with('.'))
+            else {
                 continue;
             };
             let Ok(secret) = name.replace('~', "/").parse::<SecretName>() else { continue };
@@ -186,7 +201,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::rotate::{End, Step};
 
     #[test]
     fn a_record_reads_back_and_is_for_its_owner_alone() {
@@ -194,8 +208,7 @@ mod tests {
         let folder = Folder::take(dir.path().join("rotations")).unwrap();
         let secret: SecretName = "db/url".parse().unwrap();
         assert_eq!(folder.read(&secret), Ok(None));
-        let mut record =
-            Record::begin(&secret, "0".repeat(32), Way::Hook, "operator", &Version::from(3), SystemTime::now());
+        let mut record = Record::begin(&secret, "0".repeat(32), Way::Hook, "operator", &Version::from(3), SystemTime::now());
         record.state = State { step: Step::Retire, failed: 2, end: Some(End::Rotated) };
         record.is_current(&Version::from(4), SystemTime::now());
         folder.write(&record).unwrap();

@@ -127,11 +127,13 @@ impl Shared {
         }
     }
 
-    pub fn ended(&self, record: &Record) {
-        if let Some(secret) = record.secret() {
-            let end = record.state.end.map_or("", super::End::word);
-            info!(%secret, rotation = %record.token, end, "rotation: over");
-            self.lock().remove(&secret);
+    /// It is over: who asks from now on may begin another, and who follows this one hears so.
+    pub fn ended(&self, secret: &SecretName, record: &Record) {
+        let end = record.state.end.map_or("", super::End::word);
+        info!(%secret, rotation = %record.token, end, "rotation: over");
+        let under_way = self.lock().remove(secret);
+        if let Some(UnderWay { progress: followed, .. }) = under_way {
+            followed.send_replace(progress(secret, record));
         }
     }
 }
@@ -296,20 +298,12 @@ impl Rotations {
         if !schedule::may_begin(now, *quiet_hours) {
             return Plan { look: now + Duration::from_secs(60), failures: 0 };
         }
-        match self.start(secret, None, "schedule").await {
-            Ok(mut followed) => {
-                // Not followed to its end: an overlap may take days, and others are due.
-                let begun = async { followed.wait_for(|progress| progress.state.end.is_some()).await.map(|p| p.state.end) };
-                match tokio::time::timeout(Duration::from_secs(60), begun).await {
-                    Ok(Ok(Some(super::End::Undone))) => again(plan.failures + 1),
-                    _ => Plan { look: now + Duration::from_secs(60), failures: 0 },
-                }
-            }
-            Err(refused) => {
-                warn!(%secret, "it is due to be rotated, and cannot be: {refused}");
-                again(plan.failures + 1)
-            }
+        if let Err(refused) = self.start(secret, None, "schedule").await {
+            warn!(%secret, "it is due to be rotated, and cannot be: {refused}");
         }
+        // Whether it went well shows in its age, at the next turn.
+        let Plan { look, failures } = again(plan.failures + 1);
+        Plan { look: look.min(now + *every), failures }
     }
 }
 

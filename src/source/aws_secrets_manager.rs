@@ -227,7 +227,9 @@ impl<'a> Read<'a> {
     }
 
     async fn single(&self, id: &'a str) {
-        match self.session.call("GetSecretValue", |client| client.get_secret_value().secret_id(id).send()).await {
+        // The default, written out: policies may ask for it (`secretsmanager:VersionStage`).
+        let call = |client: &Client| client.get_secret_value().secret_id(id).version_stage(CURRENT).send();
+        match self.session.call("GetSecretValue", call).await {
             Ok(answer) => {
                 self.deliver(answer.into());
                 // Had the answer been the secret that was asked for, nobody would be waiting for it now.

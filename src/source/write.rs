@@ -170,7 +170,9 @@ mod tests {
             assert_eq!((read.token.as_str(), &read.base, read.promoted), ("abc", &Version::from(7), true));
             assert!(read.value.same_as(&secret));
         }
-        for odd in ["{}", "[]", r#"{"token":"a","base":"1","promoted":true}"#, r#"{"token":"a","base":"","promoted":true,"value":"x"}"#] {
+        for odd in
+            ["{}", "[]", r#"{"token":"a","base":"1","promoted":true}"#, r#"{"token":"a","base":"","promoted":true,"value":"x"}"#]
+        {
             assert!(Beside::from_json(Json::parse(odd.as_bytes()).unwrap()).is_err(), "{odd}");
         }
     }

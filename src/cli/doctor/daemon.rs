@@ -1,16 +1,20 @@
 //! What the daemon says of itself, and what the kernel says of it.
 
-use std::{fs, path::Path};
+use std::fs;
 
 use super::{
-    super::{Failure, block_on, remote, when},
+    super::{
+        Failure, block_on,
+        remote::{self, Place},
+        when,
+    },
     Check, State,
 };
 use crate::proto::v1;
 
-pub fn checks(socket: &Path) -> Vec<Check> {
+pub fn checks(place: &Place) -> Vec<Check> {
     let asked = block_on(async {
-        let mut admin = remote::admin(socket).await?;
+        let mut admin = remote::admin(place).await?;
         let status = admin.status(v1::StatusRequest {}).await.map_err(|status| remote::refused(&status))?;
         Ok::<_, Failure>(status.into_inner())
     });

@@ -41,7 +41,9 @@ impl Sealed {
             let begun = Instant::now();
             let file = loop {
                 match SealedFile::open(&settings.path, &identity) {
-                    Err(error) if error.detail.contains("being edited") && begun.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+                    Err(error) if error.detail.contains("being edited") && begun.elapsed() < PATIENCE => {
+                        std::thread::sleep(PAUSE)
+                    }
                     opened => break opened?,
                 }
             };
@@ -118,9 +120,10 @@ impl Write for Sealed {
             let beside = file.beside()?;
             match version {
                 Some(version) if file.version()? == version => file.value(),
-                Some(version) => {
-                    beside.filter(|beside| beside.promoted && beside.base == version).map(|beside| beside.value).ok_or_else(missing)
-                }
+                Some(version) => beside
+                    .filter(|beside| beside.promoted && beside.base == version)
+                    .map(|beside| beside.value)
+                    .ok_or_else(missing),
                 None => match beside.filter(|beside| Some(&beside.token) == token.as_ref()) {
                     Some(Beside { promoted: true, .. }) => file.value(),
                     Some(beside) => Ok(beside.value),

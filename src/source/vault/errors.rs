@@ -112,7 +112,9 @@ fn meaning(status: u16, body: &[u8], asked: Asked) -> (Of, Cause, &'static str) 
             let by_policy = says("1 error occurred") && !says("invalid token");
             let of = if by_policy { Of::Policy } else { Of::Token };
             let words = match asked {
-                Asked::Write(_) => "writing is refused: the token is wrong, or its policy lacks `create`, `update` or `delete` on this path",
+                Asked::Write(_) => {
+                    "writing is refused: the token is wrong, or its policy lacks `create`, `update` or `delete` on this path"
+                }
                 _ => "reading is refused: the token is wrong, or its policy lacks `read` on this path",
             };
             (of, Cause::Refused, words)

@@ -41,8 +41,7 @@ impl Vault {
     }
 
     async fn once(&self, token: &Arc<Token>, operation: &'static str, call: Call, asked: Asked<'_>) -> Answer {
-        let client: Client<'_> =
-            self.access.client(Some(&token.value)).map_err(|error| Failed { error, of: Of::Server })?;
+        let client: Client<'_> = self.access.client(Some(&token.value)).map_err(|error| Failed { error, of: Of::Server })?;
         client.ask(operation, call, asked).await
     }
 
@@ -55,7 +54,9 @@ impl Vault {
         let call = || Call::get(&full).query(version.map(|version| format!("version={version}")));
         let body = match self.authorised("GET kv/data", &call, Asked::Secret(&full)).await {
             Ok(body) => body,
-            Err(failed) if failed.error.cause == Cause::NotFound || failed.error.detail.contains("newest version is") => return Ok(None),
+            Err(failed) if failed.error.cause == Cause::NotFound || failed.error.detail.contains("newest version is") => {
+                return Ok(None);
+            }
             Err(failed) => return Err(failed.error),
         };
         let version = self.parse(&body, path)?.1;
@@ -63,7 +64,8 @@ impl Vault {
     }
 
     async fn existing(&self, path: &str, version: Option<&Version>) -> Result<Object, SourceError> {
-        let missing = || SourceError::new(Cause::NotFound, format!("{}: there is no such secret, or not this version", self.full(path)));
+        let missing =
+            || SourceError::new(Cause::NotFound, format!("{}: there is no such secret, or not this version", self.full(path)));
         self.object(path, version).await?.ok_or_else(missing)
     }
 
@@ -95,7 +97,9 @@ impl Vault {
         let whole = with_value(data.text(), wanted, value)?;
         match Json::parse(&whole).is_some_and(|whole| whole.kind() == "an object") {
             true => Ok(whole),
-            false => Err(SourceError::new(Cause::BadField, "the secret is a JSON object, and the new value is none: name a `field`")),
+            false => {
+                Err(SourceError::new(Cause::BadField, "the secret is a JSON object, and the new value is none: name a `field`"))
+            }
         }
     }
 
