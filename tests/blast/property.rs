@@ -73,6 +73,7 @@ fn config(shape: &Shape) -> Config {
             reaches: reaches.iter().map(reach).collect(),
             unlocks: unlocks.iter().map(|source| name("source", *source)).collect(),
             rotate_every: None,
+            rotation: None,
             canary: *canary,
         };
         (name("secret", number), settings)
