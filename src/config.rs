@@ -47,7 +47,6 @@ pub use alarm::{AlarmSettings, WebhookAddress, WebhookTarget};
 pub use audit::AuditSettings;
 pub use daemon::{DaemonSettings, LastGoodSettings, LogFormat, MemoryProtection, MetricsAddress, OnUnreachable};
 pub use duration::duration as parse_duration;
-pub use duration::duration as parse_duration;
 pub use explain::{Explanation, explain};
 pub use export::{ExportSettings, OtlpSettings};
 pub use problem::{Problem, Severity};
