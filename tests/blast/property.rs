@@ -73,11 +73,8 @@ fn config(shape: &Shape) -> Config {
             reaches: reaches.iter().map(reach).collect(),
             unlocks: unlocks.iter().map(|source| name("source", *source)).collect(),
             rotate_every: None,
-<<<<<<< HEAD
             approval: false,
-=======
             rotation: None,
->>>>>>> rot
             canary: *canary,
         };
         (name("secret", number), settings)
