@@ -60,7 +60,7 @@ impl Peer {
 
     pub fn seat(&self) -> Seat {
         match &self.remote {
-            Some(remote) => Seat::Remote(remote.subject()),
+            Some(remote) => Seat::Remote(remote.seat()),
             None => Seat::User { uid: self.uid, unit: self.unit.as_ref().map(|unit| unit.name.clone()) },
         }
     }

@@ -64,7 +64,17 @@ impl Remote {
         (self.certificate.as_ref().map(|certificate| certificate.sha256), self.token.as_ref())
     }
 
-    /// A name for listings, limits and records: of the token where there is one, or else of the certificate.
+    /// Whom it counts for, said so that no two kinds of proof can be taken for each other, whatever names they have.
+    pub(super) fn seat(&self) -> String {
+        match (&self.token, &self.certificate) {
+            (Some(Token::Issued { name, .. }), _) => format!("token {name}"),
+            (Some(Token::Jwt(jwt)), _) => format!("jwt {} {}", jwt.issuer, jwt.subject),
+            (None, Some(certificate)) => format!("certificate {}", certificate.name()),
+            (None, None) => "nobody".into(),
+        }
+    }
+
+    /// A name for listings and records: of the token where there is one, or else of the certificate.
     pub fn subject(&self) -> String {
         match (&self.token, &self.certificate) {
             (Some(Token::Issued { name, .. }), _) => format!("token:{name}"),
