@@ -89,7 +89,7 @@ fn config(shape: &Shape) -> Config {
                 2 => Delivery::File(variable),
                 _ => Delivery::Fd(variable),
             };
-            (name("secret", *secret), Rule { delivery, origin: origin(100 * number + secret) })
+            (name("secret", *secret), Rule { delivery, remote: false, origin: origin(100 * number + secret) })
         };
         let tool = ToolPolicy {
             description: String::new(),
@@ -108,6 +108,8 @@ fn config(shape: &Shape) -> Config {
         daemon: DaemonSettings::default(),
         alarm: None,
         audit: AuditSettings::default(),
+        remote: None,
+        issuers: BTreeMap::new(),
         sources: sources.collect(),
         policy: Policy::new(tools.collect(), names),
         secrets,
