@@ -103,8 +103,22 @@ async fn listings_have_stable_shapes() {
     let sessions = json(&host.operate(&["sessions", "--json"]), 0);
     keys(&sessions, &["sessions"]);
     let one = &sessions["sessions"][0];
-    let expected =
-        ["session", "tool", "pid", "uid", "unit", "invocation", "opened", "purpose", "form", "scope", "held", "handouts"];
+    let expected = [
+        "session",
+        "tool",
+        "pid",
+        "uid",
+        "unit",
+        "subject",
+        "remote",
+        "invocation",
+        "opened",
+        "purpose",
+        "form",
+        "scope",
+        "held",
+        "handouts",
+    ];
     keys(one, &expected);
     keys(&one["held"][0], &["secret", "version", "since", "by"]);
     let held = &one["held"][0];
