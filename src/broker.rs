@@ -48,7 +48,7 @@ pub use logins::LoginRefused;
 pub use record::{Deed, Handout};
 pub use redactions::{Channel, Kind};
 pub use refused::{Reason, Refused};
-pub use units::{HandedTo, Outdated};
+pub use units::{Given, HandedTo, Outdated, UnitHolder};
 
 use approval::Approvals;
 use bounds::Taken;

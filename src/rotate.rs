@@ -23,7 +23,7 @@ use crate::{
 };
 
 pub use generate::{Alphabet, Generate};
-pub use holders::{Holder, all_holders};
+pub use holders::{Holder, of_sessions};
 pub use machine::{End, State, Step};
 pub use record::{Folder, Record};
 pub use rotations::{Outlook, Progress, Refused, Rotations};
@@ -140,4 +140,6 @@ pub trait Host: Send + Sync {
     fn scheduled(&self) -> Vec<Scheduled>;
     /// Checks these at their sources now.
     fn refresh(&self, secrets: Vec<SecretName>) -> Working<'_>;
+    /// Is this systemd unit running?
+    fn unit_runs(&self, unit: &str) -> bool;
 }

@@ -8,6 +8,7 @@ use std::{process::Command, time::Instant};
 mod installed;
 
 use installed::{Host, ROOT, RUN};
+use serde_json::Value;
 
 const SOCKET: &str = "/run/valetkey/credentials.sock";
 
@@ -79,6 +80,32 @@ fn a_new_version_starts_a_unit_anew_where_policy_wants_it() {
     assert_ne!(host.property("mcp-billing", "InvocationID"), second);
     assert_eq!(host.shell("stat -c '%a %U' /var/lib/valetkey/units.json", ""), "600 valetkey\n");
     assert_eq!(host.property("valetkey-rotated.service", "Result"), "success");
+}
+
+/// The old value stays good until no running unit has it.
+#[test]
+fn a_rotation_waits_until_units_have_the_new_version() {
+    let Some(host) = host() else { return };
+    // The shipped unit lets the daemon write below its own directory alone.
+    host.write("/etc/systemd/system/valetkeyd.service.d/write.conf", "[Service]\nReadWritePaths=/etc/valetkey\n");
+    let config = host.shell("chown valetkey: /etc/valetkey; cat /etc/valetkey/valetkey.toml", "");
+    let rotates = config.replace("source = \"sealed\"\n", "source = \"sealed\"\nrotation = { generate = {} }\n");
+    host.write("/etc/valetkey/valetkey.toml", &rotates);
+    host.shell("systemctl stop mcp-mail; systemctl daemon-reload; systemctl restart valetkeyd", "");
+    host.shell("systemctl enable --now valetkey-rotated.path 2>&1", "");
+    let before = host.property("mcp-billing", "InvocationID");
+    let versions = host.shell(&format!("{RUN} valetkey secrets --versions"), "");
+    assert!(versions.contains("billing (mcp-billing.service, credential)") && !versions.contains("mcp-mail"), "{versions}");
+
+    let told = host.shell(&format!("{RUN} valetkey rotate stripe/api-key --json"), "");
+    let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.last().unwrap()["end"], "rotated", "{told}");
+    let holders: Vec<_> = lines.iter().flat_map(|line| line["holders"].as_array().unwrap()).collect();
+    assert!(holders.iter().all(|holder| holder["unit"] == "mcp-billing.service" && holder["session"].is_null()), "{told}");
+    let moved = |moved: bool| holders.iter().filter(|holder| holder["moved"] == moved).count();
+    assert!(moved(false) > 0 && moved(true) > 0, "{told}");
+    assert_ne!(host.property("mcp-billing", "InvocationID"), before);
+    assert_ne!(host.shell("cat /run/billing.got", ""), "the first");
 }
 
 /// Without somebody to do it, it is said what to do.

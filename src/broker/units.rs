@@ -14,8 +14,15 @@ use crate::{
     policy::OnRotation,
 };
 
-/// By unit, the version of each secret that it was handed last.
-pub type HandedTo = BTreeMap<String, BTreeMap<SecretName, Version>>;
+/// By unit, what it was handed of each secret last.
+pub type HandedTo = BTreeMap<String, BTreeMap<SecretName, Given>>;
+
+/// A version that a unit has, and the one for which word was left that it is to have that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    pub version: Version,
+    pub told_of: Option<Version>,
+}
 
 #[derive(Default)]
 pub(super) struct Units {
@@ -34,10 +41,18 @@ impl Units {
     /// There are no more units than policy has: others are handed nothing.
     pub fn handed(&self, unit: &str, secret: &SecretName, version: &Version) {
         let (handed, changed) = &mut *self.lock();
-        handed.entry(unit.to_owned()).or_default().insert(secret.clone(), version.clone());
+        handed.entry(unit.to_owned()).or_default().insert(secret.clone(), Given { version: version.clone(), told_of: None });
         *changed = true;
         self.news.notify_one();
     }
+}
+
+/// A unit that was handed a credential, and still may have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitHolder {
+    pub unit: String,
+    pub tool: ToolName,
+    pub version: Version,
 }
 
 /// A unit that has an old version of a credential.
@@ -73,6 +88,17 @@ impl Broker {
         std::mem::take(changed).then(|| handed.clone())
     }
 
+    /// Units that were handed this secret last at some time; whether one still runs, systemd knows.
+    pub fn units_with(&self, secret: &SecretName) -> Vec<UnitHolder> {
+        let policy = self.policy();
+        let (handed, _) = &*self.units.lock();
+        let holder = |(unit, secrets): (&String, &BTreeMap<SecretName, Given>)| {
+            let (given, (tool, _)) = (secrets.get(secret)?, policy.unit_with(unit, secret)?);
+            Some(UnitHolder { unit: unit.clone(), tool: tool.clone(), version: given.version.clone() })
+        };
+        handed.iter().filter_map(holder).collect()
+    }
+
     /// Units that have an old version, each told once for each version.
     pub fn outdated_units(&self) -> Vec<Outdated> {
         let policy = self.policy();
@@ -80,20 +106,20 @@ impl Broker {
         let mut outdated = Vec::new();
         for (unit, secrets) in handed.iter_mut() {
             let before = secrets.len();
-            secrets.retain(|secret, has| {
-                // Policy may have changed since.
-                let Some((tool, on_rotation)) = policy.unit_with(unit, secret) else { return false };
-                match self.version(secret) {
-                    Some((current, _)) if current != *has => {
-                        let (unit, tool, secret, has) = (unit.clone(), tool.clone(), secret.clone(), has.clone());
-                        outdated.push(Outdated { unit, tool, secret, has, current, on_rotation });
-                        false
-                    }
-                    // Current; or not to be had, and then a new start would fail.
-                    _ => true,
-                }
-            });
+            // Policy may have changed since.
+            secrets.retain(|secret, _| policy.unit_with(unit, secret).is_some());
             *changed |= secrets.len() != before;
+            for (secret, given) in secrets {
+                let Some((tool, on_rotation)) = policy.unit_with(unit, secret) else { continue };
+                // One that is not to be had would fail a new start.
+                let Some((current, _)) = self.version(secret) else { continue };
+                if current != given.version && given.told_of.as_ref() != Some(&current) {
+                    *changed = true;
+                    given.told_of = Some(current.clone());
+                    let (unit, tool, secret, has) = (unit.clone(), tool.clone(), secret.clone(), given.version.clone());
+                    outdated.push(Outdated { unit, tool, secret, has, current, on_rotation });
+                }
+            }
         }
         handed.retain(|_, secrets| !secrets.is_empty());
         outdated

@@ -157,7 +157,9 @@ struct Line<'a> {
 
 #[derive(Serialize)]
 struct HolderLine<'a> {
-    session: &'a str,
+    /// `null`: a unit has it, as a credential.
+    session: Option<&'a str>,
+    unit: Option<&'a str>,
     tool: &'a str,
     pid: u32,
     by: &'a str,
@@ -174,7 +176,8 @@ impl<'a> From<&'a v1::Rotation> for Line<'a> {
     fn from(told: &'a v1::Rotation) -> Self {
         let time = |time: &Option<prost_types::Timestamp>| time.as_ref().map(ToString::to_string);
         let holder = |holder: &'a v1::RotationHolder| HolderLine {
-            session: &holder.session,
+            session: some(&holder.session),
+            unit: some(&holder.unit),
             tool: &holder.tool,
             pid: holder.pid,
             by: &holder.by,
@@ -227,7 +230,7 @@ struct Shown(BTreeMap<String, Before>);
 struct Before {
     step: String,
     failed: u32,
-    /// By session: the line that was shown.
+    /// By session or unit: the line that was shown.
     holders: BTreeMap<String, String>,
 }
 
@@ -247,9 +250,10 @@ impl Shown {
         }
         for holder in &told.holders {
             let line = moving(holder, &told.new_version);
-            if before.holders.get(&holder.session) != Some(&line) {
+            let key = if holder.session.is_empty() { &holder.unit } else { &holder.session };
+            if before.holders.get(key) != Some(&line) {
                 lines.push(format!("  {line}"));
-                before.holders.insert(holder.session.clone(), line);
+                before.holders.insert(key.clone(), line);
             }
         }
         (before.step, before.failed) = (told.step.clone(), told.failed);
@@ -278,14 +282,20 @@ fn doing(told: &v1::Rotation) -> String {
     format!("{secret}: {step}: {what}")
 }
 
+/// The process, or the unit that has it.
+pub fn place(holder: &v1::RotationHolder) -> String {
+    if holder.session.is_empty() { holder.unit.clone() } else { format!("pid {}", holder.pid) }
+}
+
 fn moving(holder: &v1::RotationHolder, to: &str) -> String {
-    let v1::RotationHolder { tool, pid, by, version, told, moved, .. } = holder;
+    let v1::RotationHolder { tool, by, version, told, moved, session, .. } = holder;
     let how = match (moved, told) {
         (true, _) => format!("uses {to}"),
         (false, true) => format!("{version} -> {to}: it has the new one, and has not said that it uses it"),
+        (false, false) if session.is_empty() => format!("{version} -> {to}: it has the old one until it is started anew"),
         (false, false) => format!("{version} -> {to}: it does not have the new one yet"),
     };
-    format!("{tool} (pid {pid}, {by}): {how}")
+    format!("{tool} ({}, {by}): {how}", place(holder))
 }
 
 fn over(told: &v1::Rotation) -> String {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{
     Outcome,
     listings::{Args, print},
+    rotate::place,
     table::{cell, layout, or_dash, printable},
     when,
 };
@@ -32,7 +33,8 @@ struct Version {
 
 #[derive(Serialize)]
 struct Holder {
-    session: String,
+    session: Option<String>,
+    unit: Option<String>,
     tool: String,
     pid: u32,
     by: String,
@@ -60,7 +62,10 @@ pub fn show(args: &Args, secrets: Vec<v1::SecretInfo>) -> Outcome {
 fn secret(secret: v1::SecretInfo) -> Secret {
     let time = |time: Option<prost_types::Timestamp>| time.map(|time| time.to_string());
     let some = |text: String| (!text.is_empty()).then_some(text);
-    let holder = |one: v1::RotationHolder| Holder { session: one.session, tool: one.tool, pid: one.pid, by: one.by };
+    let holder = |one: v1::RotationHolder| {
+        let (session, unit) = (some(one.session), some(one.unit));
+        Holder { session, unit, tool: one.tool, pid: one.pid, by: one.by }
+    };
     let version = |one: v1::VersionInUse| Version {
         version: one.version,
         stage: one.stage,
@@ -86,7 +91,7 @@ fn secret(secret: v1::SecretInfo) -> Secret {
 fn text(secrets: &[v1::SecretInfo]) -> String {
     let rows = secrets.iter().flat_map(|secret| {
         secret.versions.iter().map(|version| {
-            let holders = version.holders.iter().map(|one| format!("{} (pid {}, {})", one.tool, one.pid, one.by));
+            let holders = version.holders.iter().map(|one| format!("{} ({}, {})", one.tool, place(one), one.by));
             let rotation = secret.rotation.as_ref().filter(|_| version.stage != "previous");
             vec![
                 secret.name.clone(),

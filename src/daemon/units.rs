@@ -16,8 +16,8 @@ use tracing::{debug, info, warn};
 
 use super::places;
 use crate::{
-    broker::{Broker, HandedTo, Outdated},
-    name::{SecretName, Version},
+    broker::{Broker, Given, HandedTo, Outdated},
+    name::SecretName,
     policy::OnRotation,
     refresh::own_file,
 };
@@ -25,11 +25,18 @@ use crate::{
 /// Root's, where the daemon's group may write; see `systemd/tmpfiles.d`.
 pub const ROTATED: &str = "/run/valetkey-rotated";
 
-/// What units were handed, for the next daemon: by unit and secret, the version.
+/// What units were handed, for the next daemon: by unit and secret.
 #[derive(Serialize, Deserialize)]
 struct Facts {
     schema: u32,
-    handed: BTreeMap<String, BTreeMap<String, String>>,
+    handed: BTreeMap<String, BTreeMap<String, Kept>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    version: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told_of: Option<String>,
 }
 
 const SCHEMA: u32 = 1;
@@ -106,12 +113,18 @@ fn recall(file: &Path) -> HandedTo {
         warn!("{}: it is not what the daemon wrote: which versions units have is not known until they ask again", file.display());
         return HandedTo::new();
     };
-    let parse = |(secret, version): (String, String)| Some((secret.parse().ok()?, version.parse().ok()?));
+    let parse = |(secret, kept): (String, Kept)| {
+        let told_of = kept.told_of.map(|version| version.parse()).transpose().ok()?;
+        Some((secret.parse().ok()?, Given { version: kept.version.parse().ok()?, told_of }))
+    };
     handed.into_iter().map(|(unit, secrets)| (unit, secrets.into_iter().filter_map(parse).collect())).collect()
 }
 
 fn remember(file: &Path, handed: HandedTo) -> Result<(), String> {
-    let text = |(secret, version): (SecretName, Version)| (secret.to_string(), version.to_string());
+    let text = |(secret, given): (SecretName, Given)| {
+        let Given { version, told_of } = given;
+        (secret.to_string(), Kept { version: version.to_string(), told_of: told_of.map(|version| version.to_string()) })
+    };
     let handed = handed.into_iter().map(|(unit, secrets)| (unit, secrets.into_iter().map(text).collect())).collect();
     let text = serde_json::to_vec(&Facts { schema: SCHEMA, handed }).map_err(|error| error.to_string())?;
     own_file::write(file, &text)

@@ -15,7 +15,7 @@ use crate::{
     policy::{Delivery, Role},
     proto::v1::{self, admin_server},
     refresh::{LastGoodState, Refreshed, SourceState},
-    rotate::Rotations,
+    rotate::{Rotations, of_sessions},
     session::{End, Form, Held, Session},
     source::{Counts, LoginFacts, SourceError, Working},
     store::Absent,
@@ -339,8 +339,12 @@ impl admin_server::Admin for AdminService {
             let may = policy.tools().filter(|(_, tool)| tool.grants.contains_key(&name));
             let rotation = rotations.as_ref().and_then(|rotations| rotations.of(&name));
             let current = entry.as_ref().ok().map(|held| &held.version);
+            let holders = |name| match &rotations {
+                Some(rotations) => rotations.holders(name),
+                None => of_sessions(self.broker.sessions(), name, None),
+            };
             v1::SecretInfo {
-                versions: rotation::versions(self.broker.sessions(), &name, current, rotation.as_ref()),
+                versions: rotation::versions(&holders(&name), current, rotation.as_ref()),
                 rotation: rotation.as_ref().map(rotation::told),
                 source: source.to_string(),
                 path: facts.path,

@@ -14,9 +14,8 @@ use crate::{
     name::{SecretName, Version},
     peer::Peer,
     proto::v1,
-    rotate::{Holder, Outlook, Progress, Refused, Rotations, Step, all_holders},
+    rotate::{Holder, Outlook, Progress, Refused, Rotations, Step},
     secret::SecretValue,
-    session::Sessions,
 };
 
 pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::Rotation, Status>> + Send>>;
@@ -200,7 +199,8 @@ pub fn told(progress: &Progress) -> v1::Rotation {
 
 fn holder(holder: &Holder) -> v1::RotationHolder {
     v1::RotationHolder {
-        session: holder.session.to_string(),
+        session: holder.session.map(|session| session.to_string()).unwrap_or_default(),
+        unit: holder.unit.clone().unwrap_or_default(),
         tool: holder.tool.to_string(),
         pid: holder.pid,
         version: holder.version.to_string(),
@@ -211,17 +211,12 @@ fn holder(holder: &Holder) -> v1::RotationHolder {
 }
 
 /// Each version of a secret that is in use, and by whom.
-pub fn versions(
-    sessions: &Sessions,
-    secret: &SecretName,
-    current: Option<&Version>,
-    rotation: Option<&Progress>,
-) -> Vec<v1::VersionInUse> {
+pub fn versions(holders: &[Holder], current: Option<&Version>, rotation: Option<&Progress>) -> Vec<v1::VersionInUse> {
     let mut by_version: BTreeMap<Version, Vec<v1::RotationHolder>> = BTreeMap::new();
     by_version.extend(current.map(|current| (current.clone(), Vec::new())));
-    for one in all_holders(sessions, secret) {
+    for one in holders {
         let moved = Some(&one.version) == current;
-        by_version.entry(one.version.clone()).or_default().push(v1::RotationHolder { moved, ..holder(&one) });
+        by_version.entry(one.version.clone()).or_default().push(v1::RotationHolder { moved, ..holder(one) });
     }
     let stage = |version: &Version| if Some(version) == current { "current" } else { "previous" };
     let in_use = by_version.into_iter();

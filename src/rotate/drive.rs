@@ -215,8 +215,9 @@ impl Driving {
     fn leave_behind(&self, behind: &[super::Holder], how: Stragglers) -> Tried {
         for holder in behind {
             let (secret, tool, pid, version) = (&self.secret, &holder.tool, holder.pid, &holder.version);
-            warn!(%secret, %tool, pid, %version, "rotation: this holder has not moved in time");
-            let who = Who::new(Some(tool), Some(&holder.session), None);
+            let unit = holder.unit.as_deref();
+            warn!(%secret, %tool, pid, unit, %version, "rotation: this holder has not moved in time");
+            let who = Who::new(Some(tool), holder.session.as_ref(), None);
             self.shared.broker.audit().note(&audit::Event {
                 who: Some(&who),
                 secret: Some(secret),
@@ -227,10 +228,14 @@ impl Driving {
             });
         }
         if how == Stragglers::EndSession {
-            let is_behind = |session: &Session| behind.iter().any(|holder| holder.session == session.id);
+            let is_behind = |session: &Session| behind.iter().any(|holder| holder.session == Some(session.id));
             self.shared.broker.end(SessionEnd::Rotated, is_behind);
         }
-        let names: Vec<_> = behind.iter().map(|holder| format!("{} (pid {})", holder.tool, holder.pid)).collect();
+        let name = |holder: &super::Holder| match (&holder.session, &holder.unit) {
+            (None, Some(unit)) => format!("{} ({unit})", holder.tool),
+            _ => format!("{} (pid {})", holder.tool, holder.pid),
+        };
+        let names: Vec<_> = behind.iter().map(name).collect();
         let problem = if names.is_empty() { String::new() } else { format!("not moved in time: {}", names.join(", ")) };
         (Event::Done, problem)
     }

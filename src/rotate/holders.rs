@@ -1,19 +1,24 @@
 //! Who has which version, and how far they are on the way to another.
 
+use super::Host;
 use crate::{
+    broker::{Broker, UnitHolder},
     name::{SecretName, SessionId, ToolName, Version},
     session::{Session, Sessions},
 };
 
-/// A session that was handed a version of a secret, while that is rotated.
+/// A session, or a unit, that was handed a version of a secret, while that is rotated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Holder {
-    pub session: SessionId,
+    /// `None`: a unit, which has it as a credential until it is started anew.
+    pub session: Option<SessionId>,
+    pub unit: Option<String>,
     pub tool: ToolName,
+    /// 0 where no one process has it.
     pub pid: u32,
     /// The version that it has; one that it was handed and has not said it uses does not count.
     pub version: Version,
-    /// How that reached it: `rpc`, `env`, `file`, `fd`.
+    /// How that reached it: `rpc`, `env`, `file`, `fd`, `credential`.
     pub by: &'static str,
     /// It was handed the one that it is to move to.
     pub told: bool,
@@ -21,15 +26,27 @@ pub struct Holder {
     pub moved: bool,
 }
 
-/// Every holder of a secret, as they stand on the way to this version.
-pub fn holders(sessions: &Sessions, secret: &SecretName, to: &Version) -> Vec<Holder> {
-    sessions.list().iter().filter_map(|session| holder(session, secret, Some(to))).collect()
+/// Every holder of a secret, as they stand on the way to this version, or whichever version they have. A unit that was stopped has nothing.
+pub(super) fn holders(broker: &Broker, host: &dyn Host, secret: &SecretName, to: Option<&Version>) -> Vec<Holder> {
+    let mut holders = of_sessions(broker.sessions(), secret, to);
+    let running = broker.units_with(secret).into_iter().filter(|holder| host.unit_runs(&holder.unit));
+    holders.extend(running.map(|UnitHolder { unit, tool, version }| {
+        let has = to.is_some_and(|to| version == *to);
+        Holder { session: None, unit: Some(unit), tool, pid: 0, version, by: "credential", told: has, moved: has }
+    }));
+    holders
+}
+
+/// The same of sessions alone.
+pub fn of_sessions(sessions: &Sessions, secret: &SecretName, to: Option<&Version>) -> Vec<Holder> {
+    sessions.list().iter().filter_map(|session| holder(session, secret, to)).collect()
 }
 
 fn holder(session: &Session, secret: &SecretName, to: Option<&Version>) -> Option<Holder> {
     let held = session.use_of(secret)?;
     Some(Holder {
-        session: session.id,
+        session: Some(session.id),
+        unit: session.peer.unit.as_ref().map(|unit| unit.name.clone()),
         tool: session.tool().clone(),
         pid: session.peer.process.pid,
         by: session.delivered_by(secret),
@@ -37,9 +54,4 @@ fn holder(session: &Session, secret: &SecretName, to: Option<&Version>) -> Optio
         moved: to.is_some_and(|to| held.used == *to),
         version: held.used,
     })
-}
-
-/// Every holder of a secret, whichever version it has.
-pub fn all_holders(sessions: &Sessions, secret: &SecretName) -> Vec<Holder> {
-    sessions.list().iter().filter_map(|session| holder(session, secret, None)).collect()
 }

@@ -115,7 +115,7 @@ impl Shared {
     }
 
     pub fn holders(&self, secret: &SecretName, to: &Version) -> Vec<Holder> {
-        holders::holders(self.broker.sessions(), secret, to)
+        holders::holders(&self.broker, &*self.host, secret, Some(to))
     }
 
     /// Tells those who follow.
@@ -247,6 +247,11 @@ impl Rotations {
 
     fn last(&self, secret: &SecretName) -> Option<Record> {
         self.shared.folder.read(secret).ok().flatten()
+    }
+
+    /// Who has which version of a secret.
+    pub fn holders(&self, secret: &SecretName) -> Vec<Holder> {
+        holders::holders(&self.shared.broker, &*self.shared.host, secret, None)
     }
 
     /// What a rotation would do; nothing is written.

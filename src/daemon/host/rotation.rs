@@ -108,6 +108,11 @@ impl Host for Hosted {
         Ok(Target { source, wanted, settings, with, siblings })
     }
 
+    /// systemd has a link for each unit that is, and takes it away when that ends.
+    fn unit_runs(&self, unit: &str) -> bool {
+        std::fs::symlink_metadata(format!("/run/systemd/units/invocation:{unit}")).is_ok()
+    }
+
     fn scheduled(&self) -> Vec<Scheduled> {
         let Ok(operations) = self.operations() else { return Vec::new() };
         let config = operations.config();
