@@ -37,7 +37,7 @@ async fn open(site: &Site, tool: &str, token: &str, certificate: Option<&certifi
 }
 
 fn refused(outcome: Result<String, Status>) -> Status {
-    let status = outcome.err().expect("it was let in");
+    let status = outcome.expect_err("it was let in");
     assert_eq!((status.code(), raw::reason(&status).as_str()), (Code::Unauthenticated, "NOT_AUTHENTICATED"), "{status:?}");
     status
 }

@@ -86,18 +86,19 @@ fn a_new_version_starts_a_unit_anew_where_policy_wants_it() {
 #[test]
 fn a_rotation_waits_until_units_have_the_new_version() {
     let Some(host) = host() else { return };
-    // The shipped unit lets the daemon write below its own directory alone.
-    host.write("/etc/systemd/system/valetkeyd.service.d/write.conf", "[Service]\nReadWritePaths=/etc/valetkey\n");
-    let config = host.shell("chown valetkey: /etc/valetkey; cat /etc/valetkey/valetkey.toml", "");
+    // Where the shipped unit lets the daemon write.
+    let config = host.shell("cat /etc/valetkey/valetkey.toml", "");
+    let config = config.replace("/etc/valetkey/secrets.sealed", "/var/lib/valetkey/secrets.sealed");
     let rotates = config.replace("source = \"sealed\"\n", "source = \"sealed\"\nrotation = { generate = {} }\n");
     host.write("/etc/valetkey/valetkey.toml", &rotates);
-    host.shell("systemctl stop mcp-mail; systemctl daemon-reload; systemctl restart valetkeyd", "");
+    host.shell("cp /etc/valetkey/secrets.sealed /var/lib/valetkey/ && chown valetkey: /var/lib/valetkey/secrets.sealed", "");
+    host.shell("systemctl stop mcp-mail; systemctl restart valetkeyd", "");
     host.shell("systemctl enable --now valetkey-rotated.path 2>&1", "");
     let before = host.property("mcp-billing", "InvocationID");
     let versions = host.shell(&format!("{RUN} valetkey secrets --versions"), "");
     assert!(versions.contains("billing (mcp-billing.service, credential)") && !versions.contains("mcp-mail"), "{versions}");
 
-    let told = host.shell(&format!("{RUN} valetkey rotate stripe/api-key --json"), "");
+    let told = host.shell(&format!("{RUN} timeout 30 valetkey rotate stripe/api-key --json"), "");
     let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.last().unwrap()["end"], "rotated", "{told}");
     let holders: Vec<_> = lines.iter().flat_map(|line| line["holders"].as_array().unwrap()).collect();
