@@ -110,9 +110,13 @@ fn leaks_directly(server: Option<Server>, key: &str, turns: &[Turn], expected: &
 /// Through the launcher none is, and the answers are as the turns say.
 fn is_clean_when_wrapped(server: Option<Server>, key: &str, turns: &[Turn]) {
     let Some(server) = server else { return };
-    let direct = directly(&server, key, turns);
+    let mut direct = directly(&server, key, turns);
     let (host, _daemon) = host(&server, key);
     let told = converse(&wrapped(&host, &server), None, &server, turns);
+    if newlines(&told.said.stderr) < newlines(&direct.said.stderr) {
+        // A server's first start may have more to log than the next: caches that it makes, modules that it compiles.
+        direct = directly(&server, key, turns);
+    }
     nothing_left(&host, &told.said.stdout, &told.said.stderr, key);
     let wanted = [Then::Same].into_iter().chain(turns.iter().map(|turn| turn.then));
     for ((before, after), then) in direct.replies.iter().zip(&told.replies).zip(wanted) {
@@ -125,11 +129,14 @@ fn is_clean_when_wrapped(server: Option<Server>, key: &str, turns: &[Turn]) {
     assert!(late.as_millis() < 1000, "{late:?} later than without the launcher");
 }
 
+fn newlines(text: &[u8]) -> usize {
+    text.iter().filter(|b| **b == b'\n').count()
+}
+
 /// Every line has come through, in whatever form: notifications and log lines too. The launcher may add to the log.
 fn nothing_is_lost(direct: &Said, wrapped: &Said, key: &str) {
-    let lines = |text: &[u8]| text.iter().filter(|b| **b == b'\n').count();
-    assert_eq!(lines(&wrapped.stdout), lines(&direct.stdout), "{}", String::from_utf8_lossy(&wrapped.stdout));
-    assert!(lines(&wrapped.stderr) >= lines(&direct.stderr), "{}", String::from_utf8_lossy(&wrapped.stderr));
+    assert_eq!(newlines(&wrapped.stdout), newlines(&direct.stdout), "{}", String::from_utf8_lossy(&wrapped.stdout));
+    assert!(newlines(&wrapped.stderr) >= newlines(&direct.stderr), "{}", String::from_utf8_lossy(&wrapped.stderr));
     for (before, after) in [(&direct.stdout, &wrapped.stdout), (&direct.stderr, &wrapped.stderr)] {
         let marked = String::from_utf8_lossy(after).contains(&placeholder());
         assert_eq!(marked, !leaks::find(before, key.as_bytes()).is_empty(), "{}", String::from_utf8_lossy(after));
