@@ -78,7 +78,8 @@ fn host() -> Option<(Host, tempfile::TempDir)> {
     ["1", "2", "3"].iter().for_each(|version| drop(tree.pack(version, packages.path())));
     let host = Host::bare(&[format!("{}:{PACKAGES}:ro", packages.path().display())])?;
     // Images for containers have it, so that a package starts nothing: a host has none.
-    host.shell("rm -f /usr/sbin/policy-rc.d", "");
+    // And what a daemon has left on the host itself, which the sandbox shows: no package made it. What is removed is the sandbox's view.
+    host.shell("rm -rf /usr/sbin/policy-rc.d /var/lib/valetkey /etc/valetkey", "");
     Some((host, packages))
 }
 
