@@ -62,22 +62,21 @@ impl Deliver for Hook {
     }
 }
 
-/// Runs it once. One that fails is not run again: what it has done already is its own affair.
-fn run(command: &[String], alarm: &str, within: Duration) -> Result<(), String> {
+/// Starts a program of the operator's, by its path and with its arguments, if nobody else could have changed it: with no environment of ours, in
+/// a process group of its own, and pipes for its input and its complaints.
+pub(crate) fn start(command: &[String], output: Stdio) -> Result<Child, String> {
     let Some((program, arguments)) = command.split_first() else { return Err("there is no hook".into()) };
     // Each time: a package may have changed it since the start.
     check(Path::new(program)).map_err(|problem| format!("the hook {problem}"))?;
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|error| format!("the hook cannot be run: {error}"))?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir("/").process_group(0);
+    let started = command.stdin(Stdio::piped()).stdout(output).stderr(Stdio::piped()).spawn();
+    started.map_err(|error| format!("the hook cannot be run: {error}"))
+}
+
+/// Runs it once. One that fails is not run again: what it has done already is its own affair.
+fn run(command: &[String], alarm: &str, within: Duration) -> Result<(), String> {
+    let mut child = start(command, Stdio::null())?;
     // It fits into the pipe. A hook that does not read it has decided to do without.
     if let Some(mut input) = child.stdin.take() {
         let _ = input.write_all(alarm.as_bytes()).and_then(|()| input.write_all(b"\n"));
@@ -138,12 +137,12 @@ fn wait(child: &mut Child, within: Duration, complaints: &mut Vec<u8>) -> io::Re
     }
 }
 
-fn pid(child: &Child) -> io::Result<Pid> {
+pub(crate) fn pid(child: &Child) -> io::Result<Pid> {
     i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// With all that it has started and that is still in its group.
-fn kill_group(child: &Child) {
+pub(crate) fn kill_group(child: &Child) {
     if let Ok(pid) = pid(child) {
         let _ = kill_process_group(pid, Signal::KILL);
     }

@@ -3,12 +3,8 @@
 
 use std::{
     io::{self, Read, Write},
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::process::CommandExt,
-    },
-    path::Path,
-    process::{Child, Command, Stdio},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    process::{Child, Stdio},
     time::{Duration, Instant},
 };
 
@@ -16,13 +12,13 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_getfl, fcntl_setfl},
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+    process::{PidfdFlags, pidfd_open},
 };
 use zeroize::Zeroizing;
 
 use super::Step;
 use crate::{
-    alarm::hook::check,
+    alarm::hook::{kill_group, pid, start},
     name::{SecretName, Version, is_unprintable},
     secret::SecretValue,
     source::field::{Json, quoted},
@@ -128,27 +124,12 @@ fn text(value: &SecretValue) -> Result<Text, Failure> {
 
 /// Runs one step, on the thread of the caller.
 pub fn run(command: &[String], told: &Told<'_>, within: Duration) -> Result<Answer, Failure> {
-    let Some((program, arguments)) = command.split_first() else { return Err(Failure::new("there is no hook")) };
-    // Each time: a package may have changed it since the start.
-    check(Path::new(program)).map_err(|problem| Failure::new(format!("the hook {problem}")))?;
     let line = told.line()?;
-    let mut child = Command::new(program)
-        .args(arguments)
-        .env_clear()
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(|error| Failure::new(format!("the hook cannot be run: {error}")))?;
+    let mut child = start(command, Stdio::piped()).map_err(Failure::new)?;
     let mut said = Said { answer: Zeroizing::new(Vec::with_capacity(LONGEST)), ..Said::default() };
     let ended = converse(&mut child, &line, within, &mut said);
     // Before it is waited for: until then nobody else can have its number.
-    if let Ok(pid) = pid(&child) {
-        let _ = kill_process_group(pid, Signal::KILL);
-    }
+    kill_group(&child);
     let status = child.wait();
     let Said { answer, complaints, too_long } = said;
     let failed = |words: String, is_final| Failure { words, is_final, complaints: complaints.clone() };
@@ -272,13 +253,13 @@ fn watched<'a>(fd: Option<BorrowedFd<'a>>, flags: PollFlags, pidfd: &'a OwnedFd)
     fd.map_or_else(|| PollFd::new(pidfd, PollFlags::empty()), |fd| PollFd::from_borrowed_fd(fd, flags))
 }
 
-fn pid(child: &Child) -> io::Result<Pid> {
-    i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+    use std::{
+        fs,
+        os::unix::fs::PermissionsExt,
+        path::{Path, PathBuf},
+    };
 
     use super::*;
 
