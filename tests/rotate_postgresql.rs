@@ -2,6 +2,8 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/postgres.rs"]
+mod postgres;
 #[path = "support/servers.rs"]
 mod servers;
 #[path = "support/stores.rs"]
@@ -9,12 +11,8 @@ mod stores;
 
 use std::{
     fs,
-    os::unix::{
-        fs::{MetadataExt, PermissionsExt, chown},
-        process::CommandExt,
-    },
-    path::PathBuf,
-    process::{Child, Command, Stdio},
+    os::unix::fs::PermissionsExt,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -23,6 +21,7 @@ use std::{
 };
 
 use daemon::Host;
+use postgres::Postgres;
 use stores::{UNLIMITED, secret};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -31,54 +30,13 @@ use tokio::{
 };
 use valetkey::client::Swap;
 
-/// A PostgreSQL that asks everybody for a password, killed at its drop.
-struct Postgres {
-    child: Child,
-    port: u16,
-    programs: PathBuf,
-    folder: tempfile::TempDir,
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// It refuses to be root.
-fn account() -> Option<(u32, u32)> {
-    let accounts = fs::read_to_string("/etc/passwd").unwrap();
-    let fields: Vec<_> = accounts.lines().find(|line| line.starts_with("postgres:"))?.split(':').collect();
-    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
-}
-
+/// One that asks everybody for a password. In the clear on loopback, so that the client below stays small; what the server keeps is the hook's
+/// verifier all the same.
 fn postgres() -> Option<Postgres> {
-    let programs = fs::read_dir("/usr/lib/postgresql").ok()?.next()?.unwrap().path().join("bin");
-    let folder = tempfile::tempdir().unwrap();
-    let account = account().filter(|_| fs::metadata(folder.path()).unwrap().uid() == 0);
-    let command = |program: &str| {
-        let mut command = Command::new(programs.join(program));
-        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if let Some((user, group)) = account {
-            command.uid(user).gid(group);
-        }
-        command
-    };
-    if let Some((user, group)) = account {
-        chown(folder.path(), Some(user), Some(group)).unwrap();
-    }
-    assert!(command("initdb").args(["-D", "data", "-U", "postgres", "-A", "trust", "-N"]).status().unwrap().success());
-    // In the clear on loopback, so that the client below stays small; what the server keeps is the hook's verifier all the same.
-    fs::write(folder.path().join("data/pg_hba.conf"), "local all all trust\nhost all all 127.0.0.1/32 password\n").unwrap();
-    let port = servers::free_port();
-    let options = ["-D", "data", "-k", ".", "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-p"];
-    let child = command("postgres").args(options).arg(port.to_string()).spawn().unwrap();
-    while !command("pg_isready").args(["-h", "127.0.0.1", "-p"]).arg(port.to_string()).status().unwrap().success() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let postgres = Postgres { child, port, programs: programs.clone(), folder };
-    postgres.run(
+    let asks = "local all all trust\nhost all all 127.0.0.1/32 password\n";
+    let postgres = postgres::start(servers::free_port(), Some(asks))?;
+    run(
+        &postgres,
         "CREATE ROLE admin LOGIN CREATEROLE PASSWORD 'the-password-of-admin'; CREATE ROLE app NOLOGIN; \
          CREATE ROLE app_a LOGIN IN ROLE app PASSWORD 'the-first-password'; CREATE ROLE app_b NOLOGIN IN ROLE app; \
          CREATE TABLE counts (n bigint); INSERT INTO counts VALUES (0); GRANT SELECT, UPDATE ON counts TO app;",
@@ -86,18 +44,16 @@ fn postgres() -> Option<Postgres> {
     Some(postgres)
 }
 
-impl Postgres {
-    /// Over the socket, which asks for no password.
-    fn run(&self, statements: &str) -> String {
-        let out = Command::new(self.programs.join("psql"))
-            .args(["-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
-            .arg(self.folder.path().join("data"))
-            .args(["-p", &self.port.to_string(), "-d", "postgres", "-c", statements])
-            .output()
-            .unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        String::from_utf8(out.stdout).unwrap().trim().to_owned()
-    }
+/// Over the socket, which asks for no password.
+fn run(postgres: &Postgres, statements: &str) -> String {
+    let out = Command::new(postgres.programs.join("psql"))
+        .args(["-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"])
+        .arg(postgres.folder.path().join("data"))
+        .args(["-p", &postgres.port.to_string(), "-d", "postgres", "-c", statements])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
 
 /// A connection that knows of PostgreSQL's protocol what a query needs (version 3, "Message Formats").
@@ -243,8 +199,10 @@ async fn not_one_query_of_a_pool_fails_while_its_login_rotates() {
     assert!(queries.load(Relaxed) > rotations as u64 * 20, "queries were under way");
 
     // Only one of the two can log in, and by the value that is current.
-    let logins = postgres
-        .run("SELECT count(*) FROM pg_authid WHERE rolname IN ('app_a', 'app_b') AND rolcanlogin AND rolpassword LIKE 'SCRAM%'");
+    let logins = run(
+        &postgres,
+        "SELECT count(*) FROM pg_authid WHERE rolname IN ('app_a', 'app_b') AND rolcanlogin AND rolpassword LIKE 'SCRAM%'",
+    );
     assert_eq!(logins, "1");
     let first = Connection::open(postgres.port, "app_a", "the-first-password").await;
     assert!(first.is_err(), "the first password is not good any more");

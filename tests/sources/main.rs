@@ -7,6 +7,9 @@ mod aws_login;
 #[cfg(feature = "aws-parameter-store")]
 mod aws_parameter_store;
 mod environment;
+#[path = "../support/postgres.rs"]
+#[expect(dead_code, reason = "shared with a test that uses all of it")]
+mod postgres;
 mod sealed_file;
 #[path = "../support/servers.rs"]
 mod servers;

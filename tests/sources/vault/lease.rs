@@ -1,66 +1,11 @@
 //! Credentials that an engine makes for us, and their leases: OpenBao's database engine with PostgreSQL, where that is installed.
 
-use std::{
-    os::unix::{
-        fs::{MetadataExt, chown},
-        process::CommandExt,
-    },
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::time::Duration;
 
 use super::{
     check::{assert_same, known},
     *,
 };
-
-/// A PostgreSQL, killed at its drop.
-struct Postgres {
-    child: Child,
-    port: u16,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Of the account that PostgreSQL is to run as: it refuses to be root.
-fn account() -> Option<(u32, u32)> {
-    let accounts = fs::read_to_string("/etc/passwd").unwrap();
-    let fields: Vec<_> = accounts.lines().find(|line| line.starts_with("postgres:"))?.split(':').collect();
-    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
-}
-
-/// `None` where it is not installed.
-fn postgres() -> Option<Postgres> {
-    let programs = fs::read_dir("/usr/lib/postgresql").ok()?.next()?.unwrap().path().join("bin");
-    let folder = tempfile::tempdir().unwrap();
-    let account = account().filter(|_| fs::metadata(folder.path()).unwrap().uid() == 0);
-    let command = |program: &str| {
-        let mut command = Command::new(programs.join(program));
-        command.current_dir(folder.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        if let Some((user, group)) = account {
-            command.uid(user).gid(group);
-        }
-        command
-    };
-    if let Some((user, group)) = account {
-        chown(folder.path(), Some(user), Some(group)).unwrap();
-    }
-    assert!(command("initdb").args(["-D", "data", "-U", "postgres", "-A", "trust", "-N"]).status().unwrap().success());
-    let port = servers::free_port();
-    let options = ["-D", "data", "-k", ".", "-c", "fsync=off", "-c", "listen_addresses=127.0.0.1", "-p"];
-    let child = command("postgres").args(options).arg(port.to_string()).spawn().unwrap();
-    // It takes connections before it takes questions.
-    while !command("pg_isready").args(["-h", "127.0.0.1", "-p"]).arg(port.to_string()).status().unwrap().success() {
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Some(Postgres { child, port, _folder: folder })
-}
 
 fn role(server: &Server, name: &str, life: &str, longest: &str) {
     let statement = r#"CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"#;
@@ -78,7 +23,7 @@ fn read(outcome: Result<Checked, SourceError>) -> Fetched {
 
 #[tokio::test]
 async fn a_database_s_credentials() {
-    let Some(postgres) = postgres() else {
+    let Some(postgres) = postgres::start(servers::free_port(), None) else {
         return println!("SKIP: credentials of a database: PostgreSQL is not installed");
     };
     let server = servers::openbao();
