@@ -282,9 +282,13 @@ fn doing(told: &v1::Rotation) -> String {
     format!("{secret}: {step}: {what}")
 }
 
-/// The process, or the unit that has it.
+/// The process, or the unit that has it; of one beyond this host no number is known.
 pub fn place(holder: &v1::RotationHolder) -> String {
-    if holder.session.is_empty() { holder.unit.clone() } else { format!("pid {}", holder.pid) }
+    match (holder.session.as_str(), holder.pid) {
+        ("", _) => holder.unit.clone(),
+        (_, 0) => "over the network".into(),
+        (_, pid) => format!("pid {pid}"),
+    }
 }
 
 fn moving(holder: &v1::RotationHolder, to: &str) -> String {

@@ -1,7 +1,7 @@
 //! `valetkey restart-units`: what systemd runs, as root, when the daemon has left word that units have an old version of a credential.
 //!
-//! The daemon is not trusted here. A name is all that is taken from it, and what becomes of that unit is looked up in policy: files that
-//! only root or the daemon's user could have written.
+//! The daemon is not trusted here. A name is all that is taken from it, and what becomes of that unit is looked up in policy: read by root,
+//! configuration is refused where anybody but root could have written it, the daemon's user among them.
 
 use std::{
     fs,

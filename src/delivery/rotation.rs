@@ -43,7 +43,7 @@ pub fn rotate(broker: &Arc<Broker>, host: &dyn Host, operator: &Peer, request: v
     }
     let older_than = older_than.map(std::time::Duration::try_from).transpose();
     let older_than = older_than.map_err(|_| Status::invalid_argument("an age is no less than nothing"))?;
-    info!(uid = operator.uid, pid = operator.process.pid, secrets = secrets.len(), dry_run, "rotation asked for");
+    info!(operator = %operator.seat(), pid = operator.process.pid, secrets = secrets.len(), dry_run, "rotation asked for");
     let (secret, count) = (secrets.first().filter(|_| secrets.len() == 1), Some(secrets.len() as u64));
     let action = if dry_run { "rotate-dry-run" } else { "rotate" };
     broker.operated(operator, &Deed { action, secret, count, ..Deed::default() });
@@ -63,7 +63,7 @@ pub fn rotate(broker: &Arc<Broker>, host: &dyn Host, operator: &Peer, request: v
 pub fn roll_back(broker: &Broker, host: &dyn Host, operator: &Peer, secret: &str) -> Result<Answers, Status> {
     let secret = secret.parse::<SecretName>().map_err(|bad| Status::invalid_argument(bad.to_string()))?;
     let followed = rotations(host)?.roll_back(&secret);
-    info!(uid = operator.uid, pid = operator.process.pid, %secret, "roll-back asked for");
+    info!(operator = %operator.seat(), pid = operator.process.pid, %secret, "roll-back asked for");
     // Only a name that there is: what else somebody typed may be anything.
     let known = (!matches!(followed, Err(Refused::NotUnderWay(_)))).then_some(&secret);
     broker.operated(operator, &Deed { action: "roll-back", secret: known, failed: followed.is_err(), ..Deed::default() });

@@ -233,6 +233,7 @@ impl Driving {
         }
         let name = |holder: &super::Holder| match (&holder.session, &holder.unit) {
             (None, Some(unit)) => format!("{} ({unit})", holder.tool),
+            _ if holder.pid == 0 => format!("{} (over the network)", holder.tool),
             _ => format!("{} (pid {})", holder.tool, holder.pid),
         };
         let names: Vec<_> = behind.iter().map(name).collect();
