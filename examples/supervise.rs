@@ -11,7 +11,7 @@ use std::{
 };
 
 use valetkey::run::process::{
-    self, Channel, Confinement, Event, Filter, Guardian, Limit, NotStarted, Signals, Start, Variable, Verdict, find,
+    self, Channel, Confinement, Filter, Guardian, Limit, NotStarted, Signals, Start, Variable, Verdict, find,
 };
 
 /// Passes everything, unless it holds a word that it was told of.
@@ -84,7 +84,7 @@ fn watch(asked: &Asked, file: &std::path::PathBuf, sender: &process::Sender) {
             for _ in 0..text.trim().parse().unwrap_or(1) {
                 version += 1;
                 if let Ok(start) = self::start(asked, version) {
-                    sender.send(Event::Restart(Box::new(start)));
+                    sender.restart(Box::new(start));
                 }
             }
         }

@@ -53,6 +53,19 @@ impl Default for Rules {
     }
 }
 
+impl Rules {
+    /// Does no alarm of this kind come?
+    pub fn is_off(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::DeniedSecret => !self.denied_secret,
+            Kind::FirstUse => !self.first_use,
+            Kind::NewExecutable => !self.new_executable,
+            Kind::Canary => !self.canary,
+            Kind::ManyDenials => self.denials_per_minute.is_none(),
+        }
+    }
+}
+
 /// Which rule it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
@@ -83,6 +96,8 @@ impl Kind {
 pub struct Subject {
     /// Where it was not proven to be the tool, the one that it said it is.
     pub tool: Option<ToolName>,
+    /// It was.
+    pub proven: bool,
     pub secret: Option<SecretName>,
     pub session: Option<SessionId>,
     pub pid: Option<u32>,
@@ -98,6 +113,7 @@ impl Subject {
         let here = peer.remote.is_none();
         Self {
             tool,
+            proven: false,
             secret: None,
             session,
             pid: here.then_some(peer.process.pid),
@@ -106,6 +122,11 @@ impl Subject {
             unit: peer.unit.as_ref().map(|unit| unit.name.clone()),
             executable: peer.executable.as_ref().map(|executable| executable.sha256),
         }
+    }
+
+    /// It was proven to be the tool.
+    pub fn proven(self) -> Self {
+        Self { proven: self.tool.is_some(), ..self }
     }
 
     pub fn with_secret(self, secret: &SecretName) -> Self {
@@ -123,13 +144,15 @@ pub struct Alarm {
     pub count: u64,
     /// One sentence.
     pub text: String,
+    /// A rule wants the tool contained that it is about, and the subject was proven to be that tool.
+    pub contains: bool,
 }
 
 impl Alarm {
     /// As it is told to others. Absent is what is not known.
     fn json(&self) -> String {
-        let Self { kind, at, subject, count, text } = self;
-        let Subject { tool, secret, session, pid, uid, unit, executable, remote } = subject;
+        let Self { kind, at, subject, count, text, contains: _ } = self;
+        let Subject { tool, proven: _, secret, session, pid, uid, unit, executable, remote } = subject;
         let said = json!({
             "schema": 1,
             "time": prost_types::Timestamp::from(*at).to_string(),
@@ -175,6 +198,9 @@ pub struct Alarms {
     counts: [AtomicU64; Kind::ALL.len()],
     outlets: Vec<Outlet>,
     hears: OnceLock<Hears>,
+    acts: OnceLock<Hears>,
+    /// Kinds for which the tool is contained.
+    contain: Vec<Kind>,
 }
 
 /// Is told of each alarm at once, and must not wait.
@@ -195,6 +221,8 @@ pub struct Settings {
     pub webhook: Option<WebhookSettings>,
     /// What was used, and by which programs.
     pub state_file: Option<std::path::PathBuf>,
+    /// Kinds for which the tool is contained that the alarm is about.
+    pub contain: Vec<Kind>,
 }
 
 impl Alarms {
@@ -220,12 +248,19 @@ impl Alarms {
             counts: Default::default(),
             outlets,
             hears: OnceLock::new(),
+            acts: OnceLock::new(),
+            contain: settings.contain,
         }))
     }
 
     /// Has each alarm told to this too. The first stands.
     pub fn tell(&self, hears: Hears) {
         let _ = self.hears.set(hears);
+    }
+
+    /// Has this act on each alarm. The first stands.
+    pub fn act(&self, acts: Hears) {
+        let _ = self.acts.set(acts);
     }
 
     /// Someone was denied this secret so many times, for this reason.
@@ -306,8 +341,9 @@ impl Alarms {
         let Subject { pid, uid, unit, remote, .. } = &subject;
         let remote = remote.as_ref().map(|remote| remote.address.to_string());
         warn!(alarm = kind.word(), pid, uid, unit, remote, count, "ALARM: {text}");
-        let alarm = Arc::new(Alarm { kind, at: SystemTime::now(), subject, count, text });
-        if let Some(hears) = self.hears.get() {
+        let contains = subject.proven && self.contain.contains(&kind);
+        let alarm = Arc::new(Alarm { kind, at: SystemTime::now(), subject, count, text, contains });
+        for hears in [self.hears.get(), self.acts.get()].into_iter().flatten() {
             hears(&alarm);
         }
         self.outlets.iter().for_each(|outlet| outlet.send(&alarm));

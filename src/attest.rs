@@ -40,6 +40,7 @@ pub use ids::SeenIds;
 pub use refusal::Refusal;
 pub use remote::{
     BadToken, Desk, IssuedToken, IssuerOptions, Issuers, KeySource, NewToken, Tls, TlsFiles, Tokens, Unproven, Visitor, Wire,
+    WorkloadApi, is_workload_id,
 };
 pub use stream::PeerStream;
 pub use unit::BadPath;

@@ -8,7 +8,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime},
@@ -20,6 +20,7 @@ use tracing::field;
 use crate::{
     alarm::Alarms,
     audit::Log,
+    lease::Leases,
     limits::{Limit, Reached, Tally, Whose},
     measure::{Latency, span},
     name::{SecretName, SessionId, ToolName, Version, is_unprintable},
@@ -31,9 +32,12 @@ use crate::{
 
 mod approval;
 mod bounds;
+mod contained;
 mod credential;
 mod events;
+mod fresh;
 mod launch;
+mod lent;
 mod logins;
 mod record;
 mod redactions;
@@ -81,6 +85,11 @@ pub struct Broker {
     units: units::Units,
     logins: Logins,
     approvals: Approvals,
+    contained: contained::Contained,
+    leases: OnceLock<Leases>,
+    fresh: fresh::Fresh,
+    /// Does policy have secrets that are made for each session?
+    lends: AtomicBool,
     /// `None`: nothing is configured to deserve one.
     alarms: Option<Arc<Alarms>>,
     audit: Arc<Log>,
@@ -108,6 +117,7 @@ const MAX_PURPOSE: usize = 200;
 
 impl Broker {
     pub fn new(settings: Settings, policy: Policy, store: Store, audit: Log) -> Self {
+        let lends = AtomicBool::new(!policy.per_session().is_empty());
         Self {
             settings,
             started: Instant::now(),
@@ -122,6 +132,10 @@ impl Broker {
             units: units::Units::default(),
             logins: Logins::default(),
             approvals: Approvals::default(),
+            contained: contained::Contained::default(),
+            leases: OnceLock::new(),
+            fresh: fresh::Fresh::default(),
+            lends,
             alarms: None,
             audit: Arc::new(audit),
             recorded: record::Versions::default(),
@@ -159,6 +173,7 @@ impl Broker {
         let peer = witness.peer();
         let proven = self.prove(witness, declared);
         let (tool, scope, plan) = proven.map_err(|refused| self.keep_strangers_within_bounds(peer, refused))?;
+        self.not_contained(&tool)?;
         if !self.audit.is_up() {
             return Err(Refused::audit_unavailable());
         }
@@ -170,7 +185,10 @@ impl Broker {
         let (form, lives_until) = self.end_of_life(self.form(unary, plan.as_ref()), &limits);
         let (tally, lifetime, purpose) = (self.tally(&tool), limits.session_lifetime, declared.purpose.into());
         let opening = Opening { scope, peer: peer.clone(), purpose, plan, form, lifetime, lives_until, tally };
-        Ok(self.sessions.open(id, opening, SystemTime::now()))
+        let session = self.sessions.open(id, opening, SystemTime::now());
+        // It may have been contained since, and then its sessions were ended before this one was there.
+        self.not_contained(&tool).inspect_err(|_| _ = self.sessions.end_one(End::Contained, &session.id))?;
+        Ok(session)
     }
 
     /// The caller is the tool that it says it is, and may have what it declares.
@@ -196,12 +214,18 @@ impl Broker {
     /// Hands out one secret of a session.
     pub async fn get(&self, witness: &dyn Witness, session: &Session, secret: &str) -> Result<Handout, Refused> {
         let measured = self.measured(session);
-        let asked = measured.span.in_scope(|| {
-            self.still(witness, session)?;
-            let policy = self.policy();
-            self.keep_hand_outs_within_bounds(&policy, session, 1, measured.begun.duration_since(self.started))?;
-            let found = self.find(&policy, session, secret)?;
-            self.record(session, found, measured.begun)
+        let since_start = measured.begun.duration_since(self.started);
+        let lent = self.lend_first(witness, session, &[secret], since_start).await;
+        let asked = lent.and_then(|counted| {
+            measured.span.in_scope(|| {
+                self.still(witness, session)?;
+                let policy = self.policy();
+                if !counted {
+                    self.keep_hand_outs_within_bounds(&policy, session, 1, since_start)?;
+                }
+                let found = self.find(&policy, session, secret)?;
+                self.record(session, found, measured.begun)
+            })
         });
         let handout = match asked {
             Ok(pending) => pending
@@ -216,17 +240,26 @@ impl Broker {
     /// Hands out several secrets of a session: all of them or none.
     pub async fn get_all(&self, witness: &dyn Witness, session: &Session, secrets: &[String]) -> Result<Vec<Handout>, Refused> {
         let measured = self.measured(session);
-        let asked = measured.span.in_scope(|| {
-            if secrets.is_empty() || secrets.len() > MAX_BATCH {
-                return Err(Refused::bad_request(format!("ask for at least one secret and at most {MAX_BATCH} in one call")));
-            }
-            self.still(witness, session)?;
-            let policy = self.policy();
-            let count = secrets.len() as u64;
-            self.keep_hand_outs_within_bounds(&policy, session, count, measured.begun.duration_since(self.started))?;
-            let found = secrets.iter().map(|secret| self.find(&policy, session, secret)).collect::<Result<Vec<_>, _>>()?;
-            // Only now: of a call that is refused, nothing was handed out.
-            found.into_iter().map(|found| self.record(session, found, measured.begun)).collect::<Result<Vec<_>, _>>()
+        let since_start = measured.begun.duration_since(self.started);
+        let lent = match secrets.len() {
+            1..=MAX_BATCH => self.lend_first(witness, session, secrets, since_start).await,
+            _ => Ok(false),
+        };
+        let asked = lent.and_then(|counted| {
+            measured.span.in_scope(|| {
+                if secrets.is_empty() || secrets.len() > MAX_BATCH {
+                    return Err(Refused::bad_request(format!("ask for at least one secret and at most {MAX_BATCH} in one call")));
+                }
+                self.still(witness, session)?;
+                let policy = self.policy();
+                let count = secrets.len() as u64;
+                if !counted {
+                    self.keep_hand_outs_within_bounds(&policy, session, count, since_start)?;
+                }
+                let found = secrets.iter().map(|secret| self.find(&policy, session, secret)).collect::<Result<Vec<_>, _>>()?;
+                // Only now: of a call that is refused, nothing was handed out.
+                found.into_iter().map(|found| self.record(session, found, measured.begun)).collect::<Result<Vec<_>, _>>()
+            })
         });
         let handouts = match asked {
             Ok(pending) => self.all_recorded(session, pending).await,
@@ -346,6 +379,7 @@ impl Broker {
     pub fn replace_policy(&self, policy: Policy) -> usize {
         let policy = Arc::new(policy);
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = policy.clone();
+        self.note_whether_it_lends(&policy);
         self.end(End::PolicyChanged, |session| {
             let kept = Kept { scope: &session.scope, command: session.command() };
             !matches!(policy.decide(&session.peer, &Request::Keep(kept)), Decision::AllowSession(_))
@@ -484,7 +518,11 @@ impl Broker {
             _ => unreachable!("policy answers the question it is asked"),
         };
         self.keep_to_approvals(policy, session, grant.secret())?;
-        let held = self.store.read(&grant).map_err(|absent| {
+        let held = match (policy.is_per_session(grant.secret()), self.leases.get()) {
+            (true, Some(leases)) => leases.read(&grant, &session.id),
+            _ => self.store.read(&grant),
+        };
+        let held = held.map_err(|absent| {
             let why = format!("{} is granted, but not to be had: {absent}", grant.secret());
             Refused::unavailable(grant.secret()).because(why, Some(grant.secret().clone()))
         })?;

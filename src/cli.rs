@@ -9,12 +9,14 @@ mod approve;
 mod audit;
 mod blast;
 mod check;
+mod contain;
 mod demo;
 mod doctor;
 mod explain;
 mod get;
 mod lint;
 mod listings;
+mod login;
 mod operate;
 mod profile;
 mod redact;
@@ -93,6 +95,10 @@ enum Command {
     Reload(operate::ReloadArgs),
     /// End a session, all sessions of a tool, or drop a secret's value from memory
     Revoke(operate::RevokeArgs),
+    /// Cut a tool off: end its sessions, let it open none, rotate what it holds, and say what is still good of it
+    Contain(contain::ContainArgs),
+    /// Let a tool that was contained open sessions again
+    Release(contain::ReleaseArgs),
     /// Start units anew, or reload them, whose credential has a new version; what valetkey-rotated.service runs
     RestartUnits(units::Args),
     /// List the hand-outs that wait for an operator, and the approvals that stand
@@ -101,6 +107,8 @@ enum Command {
     Approve(approve::ApproveArgs),
     /// Say no to a hand-out that waits
     Deny(approve::DenyArgs),
+    /// Log in at the identity provider of a profile, for a broker on another host
+    Login(login::Args),
     /// Issue, list and revoke tokens for callers over the network
     Token(token::Args),
     /// Verify the audit log, follow it, or ask it who was given what
@@ -204,10 +212,13 @@ pub fn main() -> ExitCode {
         Command::Rollback(args) => rotate::rollback(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),
+        Command::Contain(args) => contain::contain(&args),
+        Command::Release(args) => contain::release(&args),
         Command::RestartUnits(args) => units::run(&args),
         Command::Approvals(args) => approve::list(&args),
         Command::Approve(args) => approve::approve(&args),
         Command::Deny(args) => approve::deny(&args),
+        Command::Login(args) => login::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Redact(args) => redact::run(&args),

@@ -51,10 +51,11 @@ pub use explain::{Explanation, explain};
 pub use export::{ExportSettings, OtlpSettings};
 pub use problem::{Problem, Severity};
 pub use read::Key;
-pub use remote::{ClientCertificates, IssuerSettings, KeysFrom, RemoteSettings};
+pub use remote::{ClientCertificates, IssuerSettings, KeysFrom, OwnCertificate, RemoteSettings};
 pub use secrets::{Privilege, Reach, SecretSettings};
 pub use sources::{
-    AwsRole, AwsSettings, FileRef, Freshness, RoleId, SealedFileSettings, SourceSettings, VaultAuth, VaultSettings,
+    AwsRole, AwsSettings, AwsStsSettings, FileRef, Freshness, RoleId, SealedFileSettings, SourceSettings, VaultAuth,
+    VaultSettings,
 };
 pub use upstream::{Upstream, upstream_policy, upstream_sources};
 pub use variable::is_reserved_variable;
@@ -154,6 +155,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
     let names: BTreeSet<SecretName> = secrets.usable.keys().cloned().collect();
     let canaries = secrets.usable.iter().filter(|(_, secret)| secret.canary).map(|(name, _)| name.clone()).collect();
     let approvals = secrets.usable.iter().filter(|(_, secret)| secret.approval).map(|(name, _)| name.clone()).collect();
+    let per_session = secrets.usable.iter().filter(|(_, secret)| secret.per_session).map(|(name, _)| name.clone()).collect();
     Config {
         file: path.into(),
         daemon: daemon.unwrap_or_default(),
@@ -166,6 +168,7 @@ fn load_into(path: &Path, report: &Report) -> Config {
         policy: Policy::new(tools, names)
             .with_canaries(canaries)
             .with_approvals(approvals)
+            .with_per_session(per_session)
             .with_ceilings(ceilings)
             .with_roles(roles),
         problems: Vec::new(),
@@ -252,12 +255,14 @@ pub fn keys() -> Vec<(&'static str, &'static [Key])> {
         ("source, vault: auth.jwt", sources::vault::JWT_KEYS),
         ("source, vault: auth.kubernetes", sources::vault::KUBERNETES_KEYS),
         ("source, vault: auth.cert", sources::vault::CERT_KEYS),
+        ("source, aws-sts", sources::aws::STS_KEYS),
         ("source, sealed-file", sources::SEALED_FILE_KEYS),
         ("source, environment", sources::ENVIRONMENT_KEYS),
         ("secret", secrets::KEYS),
         ("secret: reaches", secrets::REACHES_KEYS),
         ("secret: rotation", rotation::KEYS),
         ("secret: rotation.generate", rotation::GENERATE_KEYS),
+        ("secret: rotation.source", rotation::SOURCE_KEYS),
         ("tool", tools::KEYS),
         ("tool: run-as", identity::KEYS),
         ("tool: run-as, certificate", remote::CERTIFICATE_KEYS),

@@ -32,7 +32,7 @@ use tracing::{error, field, info, warn};
 
 pub use audit::{directory as audit_directory, public_key_file as audit_public_key_file};
 pub use places::{DEFAULT_CONFIG, default_socket};
-pub use units::ROTATED;
+pub use units::{ROTATED, STOP};
 
 use crate::{
     attest::{self, Attestor},
@@ -213,9 +213,13 @@ fn build(config: Config, captured: Captured, redactor: Redactor, passed: Passed)
     let config = Arc::new(config);
     let method = attestor.method().to_string();
     let tokens = remote.as_ref().map(RemotePlane::tokens);
-    let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, exports, tokens, method };
+    let port = remote.as_ref().map(RemotePlane::port);
+    let parts = Parts { config: config.clone(), captured, sources, keeper, last_good, exports, tokens, remote: port, method };
     let operations = Arc::new(Operations::new(parts, broker.clone(), control_plane.handle().clone()));
+    operations.host_refresh();
     operations.host_rotations();
+    operations.host_leases().map_err(one)?;
+    operations.host_containments().map_err(one)?;
     if config.daemon.on_unreachable == OnUnreachable::Fail || !reasons.is_empty() {
         // All of them in one go: whoever mends one should not find the next at the next start.
         match control_plane.block_on(operations.first_load()) {

@@ -5,6 +5,7 @@ mod admin;
 mod admin_approvals;
 mod admin_tokens;
 mod connection;
+mod containment;
 mod credentials;
 mod frame;
 mod gather;
@@ -26,7 +27,7 @@ mod status;
 mod stream;
 mod tools;
 
-pub use admin::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts};
+pub use admin::{Explanation, Host, HostStatus, Reloaded, RemoteFacts, SecretFacts, SourceFacts};
 pub use credentials::serve_credentials;
 pub use listener::{BindError, Listener, Socket};
 pub use metrics::{Metrics, MetricsListener, serve_metrics};

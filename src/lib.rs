@@ -33,6 +33,8 @@ pub mod audit;
 #[cfg(feature = "daemon")]
 pub mod export;
 #[cfg(feature = "daemon")]
+pub mod lease;
+#[cfg(feature = "daemon")]
 pub mod limits;
 #[cfg(feature = "daemon")]
 pub mod policy;
@@ -51,6 +53,8 @@ pub mod attest;
 pub mod broker;
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod contain;
 #[cfg(feature = "daemon")]
 pub mod delivery;
 #[cfg(feature = "daemon")]

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 mod remote;
-pub use remote::{Certificate, Jwt, Remote, Token};
+pub use remote::{Authority, Certificate, Jwt, Remote, Token};
 
 /// A caller. Made only by [`attest`](crate::attest); everything that decides works on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +56,14 @@ impl Peer {
     pub fn is(&self, other: &Self) -> bool {
         self.process == other.process
             && self.remote.as_ref().map(|one| one.proof()) == other.remote.as_ref().map(|one| one.proof())
+    }
+
+    /// Which person this is, as far as it is proven: on this host a user, wherever it runs.
+    pub fn person(&self) -> String {
+        match &self.remote {
+            Some(remote) => remote.seat(),
+            None => format!("uid {}", self.uid),
+        }
     }
 
     pub fn seat(&self) -> Seat {

@@ -19,7 +19,7 @@ use crate::{
 mod launch;
 mod remote;
 mod role;
-pub use launch::{BadCommand, Delivered, Kept, Launch, OnRedaction, OnRotation, Plan, Sandbox};
+pub use launch::{BadCommand, Delivered, Kept, Launch, OnContain, OnRedaction, OnRotation, Plan, Sandbox};
 pub use remote::{CertificateIs, JwtIs, RemoteAs};
 pub use role::{Role, Roles};
 
@@ -27,12 +27,16 @@ pub use role::{Role, Roles};
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     tools: BTreeMap<ToolName, ToolPolicy>,
+    /// Those that a systemd unit is: hundreds of units ask at once when a host boots.
+    of_unit: BTreeMap<String, Vec<ToolName>>,
     /// Every secret that configuration names, so that an operator can be told "not granted" from "no such secret".
     secrets: BTreeSet<SecretName>,
     /// Those of them that nobody uses: where one shows up, something has leaked.
     canaries: BTreeSet<SecretName>,
     /// Those that an operator must let through.
     approvals: BTreeSet<SecretName>,
+    /// Those that a source makes anew for each session.
+    per_session: BTreeSet<SecretName>,
     /// What all tools together may take.
     ceilings: Ceilings,
     /// What operators may do.
@@ -262,11 +266,19 @@ pub enum Denial {
 impl Policy {
     /// A policy of these tools; `secrets` are all that configuration names.
     pub fn new(tools: BTreeMap<ToolName, ToolPolicy>, secrets: BTreeSet<SecretName>) -> Self {
+        let mut of_unit: BTreeMap<String, Vec<ToolName>> = BTreeMap::new();
+        for (name, tool) in &tools {
+            if let Some(unit) = &tool.run_as.unit {
+                of_unit.entry(unit.clone()).or_default().push(name.clone());
+            }
+        }
         Self {
             tools,
+            of_unit,
             secrets,
             canaries: BTreeSet::new(),
             approvals: BTreeSet::new(),
+            per_session: BTreeSet::new(),
             ceilings: Ceilings::default(),
             roles: Roles::default(),
         }
@@ -313,6 +325,21 @@ impl Policy {
     /// Must an operator let it through?
     pub fn needs_approval(&self, secret: &SecretName) -> bool {
         self.approvals.contains(secret)
+    }
+
+    /// The same, with these secrets as such that are made anew for each session.
+    pub fn with_per_session(self, per_session: BTreeSet<SecretName>) -> Self {
+        Self { per_session, ..self }
+    }
+
+    /// Is it made anew for each session?
+    pub fn is_per_session(&self, secret: &SecretName) -> bool {
+        self.per_session.contains(secret)
+    }
+
+    /// Those that are.
+    pub fn per_session(&self) -> &BTreeSet<SecretName> {
+        &self.per_session
     }
 
     /// Is this a secret that nobody uses?
@@ -442,26 +469,42 @@ impl Policy {
     /// it is asked for as any secret is.
     pub fn credential(&self, peer: &Peer, id: &str) -> Result<(&ToolName, &SecretName), Denial> {
         let unit = peer.unit.as_ref().map_or("", |unit| unit.name.as_str());
-        let of_unit = self.tools.iter().filter(|(_, tool)| tool.run_as.unit.as_deref() == Some(unit));
-        let mut all = of_unit.flat_map(|(name, tool)| tool.grants.iter().map(move |(secret, rule)| (name, secret, rule)));
+        let mut all =
+            self.tools_of_unit(unit).flat_map(|(name, tool)| tool.grants.iter().map(move |(secret, rule)| (name, secret, rule)));
         let found = all.find(|(_, _, rule)| rule.delivery.credential() == Some(id));
         let missing = || Denial::NoSuchCredential { unit: unit.to_owned(), id: id.to_owned() };
         found.map(|(name, secret, _)| (name, secret)).ok_or_else(missing)
     }
 
+    /// Tools that this unit is, whatever else their selectors say.
+    fn tools_of_unit(&self, unit: &str) -> impl Iterator<Item = (&ToolName, &ToolPolicy)> {
+        self.of_unit.get(unit).into_iter().flatten().filter_map(|name| self.tools.get_key_value(name))
+    }
+
     /// The tool that this unit is and that has this secret as a credential, and what becomes of the unit when there is a new version.
     pub fn unit_with(&self, unit: &str, secret: &SecretName) -> Option<(&ToolName, OnRotation)> {
         let has = |tool: &ToolPolicy| tool.grants.get(secret).is_some_and(|rule| rule.delivery.credential().is_some());
-        let found = self.tools.iter().find(|(_, tool)| tool.run_as.unit.as_deref() == Some(unit) && has(tool))?;
+        let found = self.tools_of_unit(unit).find(|(_, tool)| has(tool))?;
         Some((found.0, found.1.launch.on_rotation))
     }
 
     /// What policy wants to become of this unit when a credential of it has a new version: the strongest that any tool of it has.
     pub fn unit_on_rotation(&self, unit: &str) -> Option<OnRotation> {
         let credentials = |tool: &ToolPolicy| tool.grants.values().any(|rule| rule.delivery.credential().is_some());
-        let of_unit = self.tools.values().filter(|tool| tool.run_as.unit.as_deref() == Some(unit) && credentials(tool));
-        let wanted: Vec<_> = of_unit.map(|tool| tool.launch.on_rotation).collect();
+        let of_unit = self.tools_of_unit(unit).filter(|(_, tool)| credentials(tool));
+        let wanted: Vec<_> = of_unit.map(|(_, tool)| tool.launch.on_rotation).collect();
         [OnRotation::Restart, OnRotation::Reload].into_iter().find(|does| wanted.contains(does))
+    }
+
+    /// The unit that is to be stopped when this tool is contained.
+    pub fn unit_to_stop(&self, tool: &ToolName) -> Option<&str> {
+        let policy = self.tools.get(tool)?;
+        policy.run_as.unit.as_deref().filter(|_| policy.launch.on_contain == OnContain::Stop)
+    }
+
+    /// Does any tool of this unit want it stopped when it is contained?
+    pub fn unit_may_be_stopped(&self, unit: &str) -> bool {
+        self.tools_of_unit(unit).any(|(_, tool)| tool.launch.on_contain == OnContain::Stop)
     }
 
     /// Would this tool get this secret if it proved to be itself and declared it? The line that allows, or what is missing.

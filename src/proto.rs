@@ -1,4 +1,4 @@
-//! The messages of `proto/valetkey/v1`, generated at build time.
+//! The messages of `proto`, generated at build time.
 #![allow(clippy::all, clippy::allow_attributes_without_reason, reason = "generated code")]
 
 /// Version 1 of the contracts.
@@ -7,4 +7,11 @@ pub mod v1 {
 
     /// The compiled `.proto` files, for gRPC reflection.
     pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/valetkey.v1.descriptors"));
+}
+
+/// What is called of the SPIFFE Workload API.
+#[cfg(feature = "daemon")]
+pub(crate) mod spiffe {
+    // Of no package.
+    tonic::include_proto!("_");
 }

@@ -63,6 +63,15 @@ pub enum How {
     Generate(Generate),
     /// A program makes one, and tells the system that it opens.
     Hook(Hook),
+    /// The source makes one by itself, and tells the system.
+    Source(BySource),
+}
+
+/// A rotation that the source is told to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BySource {
+    /// How long it may take before that is said to be a failure. It is waited for all the same: nobody else could end it.
+    pub within: Duration,
 }
 
 /// The operator's program.
@@ -94,6 +103,7 @@ pub enum Way {
     Given,
     Generate,
     Hook,
+    Source,
 }
 
 impl Way {
@@ -102,6 +112,7 @@ impl Way {
             Self::Given => "given",
             Self::Generate => "generate",
             Self::Hook => "hook",
+            Self::Source => "source",
         }
     }
 }

@@ -30,7 +30,7 @@ use crate::{
 use clean::Cleaner;
 use environment::BadVariable;
 use process::{Event, Guardian, NotStarted, Sender, Signals};
-use session::{Granted, News};
+use session::{Granted, News, Taken};
 use tool::Tool;
 
 const FAILED: u8 = 1;
@@ -103,7 +103,7 @@ fn stand_by(
     learn(&redactor, secrets);
     let tool = Arc::new(tool);
     let (told, known) = (tool.clone(), redactor.clone());
-    let followed = granted.follow(move |news| hear(news, &told, &known, &sender));
+    let followed = granted.follow(sender.begun(), move |news| hear(news, &told, &known, &sender));
     let followed = followed.map_err(|error| Failure { hint: "the tool was stopped again".into(), ..error.into() })?;
     let stops = tool.plan().on_redaction() == OnRedaction::Stop;
     let mut cleaner = Cleaner::new(redactor, tool.plan().redact_shapes, stops, followed.reporter());
@@ -124,8 +124,8 @@ fn learn(redactor: &Redactor, secrets: &[Secret]) {
     let _ = redactor.learn_all(named.iter().map(|((name, version), secret)| (name, version, secret.value())));
 }
 
-/// What comes from the daemon while the tool runs, on the session's thread. Says whether the tool has it now.
-fn hear(news: News<'_>, tool: &Tool, redactor: &Redactor, sender: &Sender) -> bool {
+/// What comes from the daemon while the tool runs, on the session's thread. Says whether the tool has it.
+fn hear(news: News<'_>, tool: &Tool, redactor: &Redactor, sender: &Sender) -> Taken {
     match news {
         News::Changed(secret) => {
             // The old version stays known: the tool may have kept it.
@@ -133,35 +133,35 @@ fn hear(news: News<'_>, tool: &Tool, redactor: &Redactor, sender: &Sender) -> bo
             let taken = rotate(secret, tool, sender);
             taken.unwrap_or_else(|Failure { what, hint, .. }| {
                 say(&what, &hint);
-                false
+                Taken::No
             })
         }
         News::Ended(error) => {
             say(&error.to_string(), "the tool is stopped: it may no longer have what it holds");
             sender.send(Event::Stop);
-            false
+            Taken::No
         }
     }
 }
 
 /// Brings a new version to the tool as policy wants it.
-fn rotate(secret: &Secret, tool: &Tool, sender: &Sender) -> Result<bool, Failure> {
+fn rotate(secret: &Secret, tool: &Tool, sender: &Sender) -> Result<Taken, Failure> {
     let on_rotation = tool.plan().on_rotation();
     match on_rotation {
         OnRotation::Restart | OnRotation::Rewrite | OnRotation::Signal => tool.take(secret)?,
         OnRotation::NotifyOnly | OnRotation::Unspecified => {
             let what = format!("{} has a new version, {}", secret.name(), secret.version());
             say(&what, "the tool has the old one until it is started anew: on-rotation in its policy can do that");
-            return Ok(false);
+            return Ok(Taken::No);
         }
     }
     match on_rotation {
-        OnRotation::Restart => sender.send(Event::Restart(Box::new(tool.start()?))),
+        OnRotation::Restart => return Ok(Taken::With(sender.restart(Box::new(tool.start()?)))),
         OnRotation::Signal => sender.send(Event::Signal(tool.plan().rotation_signal)),
         _ => {}
     }
     // What stands in the environment of a process cannot be changed.
-    Ok(on_rotation == OnRotation::Restart || tool.reads_anew(secret))
+    Ok(if tool.reads_anew(secret) { Taken::Put } else { Taken::No })
 }
 
 /// The command as the daemon can be asked for it.

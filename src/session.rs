@@ -52,6 +52,8 @@ pub enum End {
     PolicyChanged,
     /// It did not move to the new version of a secret that was rotated.
     Rotated,
+    /// Its tool was cut off.
+    Contained,
     /// The daemon is stopping.
     ShuttingDown,
 }

@@ -8,7 +8,11 @@ pub mod aws_parameter_store;
 #[cfg(feature = "daemon")]
 pub mod aws_secrets_manager;
 #[cfg(feature = "daemon")]
+pub mod aws_sts;
+#[cfg(feature = "daemon")]
 mod calls;
+#[cfg(feature = "daemon")]
+pub(crate) mod directory;
 #[cfg(feature = "daemon")]
 pub mod environment;
 #[cfg(feature = "daemon")]
@@ -16,7 +20,11 @@ pub(crate) mod field;
 #[cfg(feature = "daemon")]
 pub(crate) mod key_file;
 #[cfg(feature = "daemon")]
+pub mod lend;
+#[cfg(feature = "daemon")]
 pub(crate) mod other_end;
+#[cfg(feature = "daemon")]
+pub mod rotate;
 #[cfg(feature = "daemon")]
 pub mod sealed_file;
 #[cfg(feature = "daemon")]
@@ -233,6 +241,18 @@ pub trait Source: Send + Sync {
     /// How it can be written to. `None`: it cannot.
     #[cfg(feature = "daemon")]
     fn writer(&self) -> Option<&dyn write::Write> {
+        None
+    }
+
+    /// How it rotates secrets by itself. `None`: it does not.
+    #[cfg(feature = "daemon")]
+    fn rotator(&self) -> Option<&dyn rotate::Rotate> {
+        None
+    }
+
+    /// How it makes credentials for one session. `None`: it does not.
+    #[cfg(feature = "daemon")]
+    fn lender(&self) -> Option<&dyn lend::Lend> {
         None
     }
 

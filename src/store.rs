@@ -34,6 +34,8 @@ pub struct Held {
     pub max_stale: Option<Duration>,
     /// Where the value came from, in the words of configuration. `None`: from this host itself.
     pub place: Option<Arc<str>>,
+    /// It is lent, or its source changes it then: it must be checked by this time.
+    check_by: Option<Moment>,
     serial: Serial,
     value: Arc<SecretValue>,
 }
@@ -43,6 +45,12 @@ pub struct Held {
 pub type Serial = u64;
 
 impl Held {
+    /// A value that was made for one session, and is in no store.
+    pub fn lent(version: Version, serial: Serial, value: SecretValue) -> Self {
+        let confirmed = Stamp::now();
+        Self { version, confirmed, max_stale: None, place: None, check_by: None, serial, value: Arc::new(value) }
+    }
+
     /// Lends the value for as long as `look` runs.
     pub fn expose<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
         self.value.expose(look)
@@ -262,9 +270,10 @@ impl Keeper {
             None => (Arc::new(fetched.value), self.serial.fetch_add(1, Relaxed), Change::New),
         };
         let version = fetched.version;
+        let check_by = fetched.check_within.map(|within| confirmed.at.moment.after(within));
         let replaced = before.map(|held| held.version.clone()).filter(|replaced| *replaced != version);
         let Confirmed { at, max_stale, place } = confirmed;
-        let held = Held { version: version.clone(), confirmed: at, max_stale, place, serial, value };
+        let held = Held { version: version.clone(), confirmed: at, max_stale, place, check_by, serial, value };
         entries.insert(secret.clone(), (source, Ok(Arc::new(held))));
         drop(entries);
         if let Some(replaced) = replaced {
@@ -274,7 +283,7 @@ impl Keeper {
     }
 
     /// The source says that this version is what it has. `false`, where another one is held by now, or none.
-    pub fn confirm(&self, secret: &SecretName, version: &Version, confirmed: Confirmed) -> bool {
+    pub fn confirm(&self, secret: &SecretName, version: &Version, confirmed: Confirmed, check_within: Option<Duration>) -> bool {
         let mut entries = self.shelf.write();
         let Some((_, Ok(held))) = entries.get_mut(secret) else { return false };
         if held.version != *version {
@@ -283,7 +292,8 @@ impl Keeper {
         if held.confirmed.moment <= confirmed.at.moment {
             let Confirmed { at, max_stale, .. } = confirmed;
             let (version, place, value) = (held.version.clone(), held.place.clone(), held.value.clone());
-            *held = Arc::new(Held { version, confirmed: at, max_stale, place, serial: held.serial, value });
+            let check_by = check_within.map(|within| at.moment.after(within));
+            *held = Arc::new(Held { version, confirmed: at, max_stale, place, check_by, serial: held.serial, value });
         }
         true
     }
@@ -299,6 +309,13 @@ impl Keeper {
             Some((_, entry)) => entry.as_ref().map(|held| held.version.clone()).map_err(Clone::clone),
             None => Err(Absent::NotLoaded),
         }
+    }
+
+    /// How long until what is held must be checked. `None`: whenever.
+    pub fn check_within(&self, secret: &SecretName) -> Option<Duration> {
+        let entries = self.shelf.read();
+        let check_by = entries.get(secret)?.1.as_ref().ok()?.check_by?;
+        Some(check_by.since(Moment::now()))
     }
 
     /// Is there a value in memory?
@@ -478,15 +495,15 @@ mod tests {
         put(&keeper, "first-value-of-it", 1);
         let version = |number: u64| Version::from(number);
         let later = now.after(Duration::from_secs(50));
-        keeper.confirm(&secret, &version(2), confirmed(later));
+        keeper.confirm(&secret, &version(2), confirmed(later), None);
         assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(59))), []);
-        keeper.confirm(&secret, &version(1), confirmed(later));
+        keeper.confirm(&secret, &version(1), confirmed(later), None);
         let serial = store.version("it");
         assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(109))), []);
         assert_eq!(store.version("it"), serial, "a confirmation is no change");
         assert_eq!(keeper.drop_stale(now.after(Duration::from_secs(112))), std::slice::from_ref(&secret));
         assert_eq!(keeper.version(&secret), Err(Absent::Stale));
-        keeper.confirm(&secret, &version(1), confirmed(later));
+        keeper.confirm(&secret, &version(1), confirmed(later), None);
         assert_eq!(keeper.version(&secret), Err(Absent::Stale), "a value that is gone does not come back by a word");
     }
 

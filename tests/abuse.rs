@@ -6,14 +6,13 @@ mod daemon;
 mod raw;
 
 use std::{
-    fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
     process::Command,
     time::{Duration, Instant},
 };
 
-use daemon::{Daemon, Host, eventually};
+use daemon::{Host, eventually};
 use prost::bytes::Bytes;
 use raw::{Raw, get_unary, open_unary, reason};
 use tonic::{Code, transport::Endpoint};
@@ -40,12 +39,6 @@ fn failed(answer: Result<Response, tonic::Status>) -> Failed {
         Ok(_) => panic!("not refused"),
         Err(status) => panic!("{status:?}"),
     }
-}
-
-fn rss(daemon: &Daemon) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn sessions(host: &Host) -> Vec<serde_json::Value> {
@@ -221,7 +214,7 @@ async fn who_never_reads_costs_little_and_stops_nobody() {
     let host = host("drain-timeout = \"1s\"", UNLIMITED);
     let mut daemon = host.start();
     worst_of_a_hundred(&host).await;
-    let before = rss(&daemon);
+    let before = daemon.rss();
     let mut deaf = Vec::new();
     // A connection each: on a shared one the first would take its window, and the others would not even be opened.
     for _ in 0..24 {
@@ -231,7 +224,7 @@ async fn who_never_reads_costs_little_and_stops_nobody() {
         deaf.push((broker, raw));
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let grown = rss(&daemon).saturating_sub(before);
+    let grown = daemon.rss().saturating_sub(before);
     let beside = worst_of_a_hundred(&host).await;
     println!("24 streams that nobody reads: {grown} KiB more; worst of 100 others: {beside:?}");
     // hyper's own client lets 2 MiB of a stream wait, so that what waits is at the caller. The bound is generous all the same.
@@ -250,7 +243,7 @@ async fn who_never_reads_costs_little_and_stops_nobody() {
 async fn a_peer_without_a_window_holds_up_itself() {
     let host = host("", UNLIMITED);
     let daemon = host.start();
-    let before = rss(&daemon);
+    let before = daemon.rss();
     let mut closed = Vec::new();
     for _ in 0..20 {
         let path = host.tools_socket();
@@ -268,7 +261,7 @@ async fn a_peer_without_a_window_holds_up_itself() {
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(worst_of_a_hundred(&host).await < Duration::from_secs(1));
-    let grown = rss(&daemon).saturating_sub(before);
+    let grown = daemon.rss().saturating_sub(before);
     println!("20 streams without a window: {grown} KiB more");
     assert!(grown < 32 * 1024, "{grown} KiB more");
 }
@@ -326,7 +319,7 @@ async fn rapid_resets_are_bounded() {
     let host = host("", UNLIMITED);
     let daemon = host.start();
     worst_of_a_hundred(&host).await;
-    let before = rss(&daemon);
+    let before = daemon.rss();
     let attack = tokio::spawn({
         let socket = host.tools_socket();
         async move {
@@ -359,7 +352,7 @@ async fn rapid_resets_are_bounded() {
     });
     let beside = worst_of_a_hundred(&host).await;
     let (resets, connections) = attack.await.unwrap();
-    let grown = rss(&daemon).saturating_sub(before);
+    let grown = daemon.rss().saturating_sub(before);
     println!("{resets} resets on {connections} connections: {grown} KiB more; worst of 100 others: {beside:?}");
     assert!(beside < Duration::from_secs(1) && grown < 64 * 1024);
     eventually("nothing of it is left", || sessions(&host).is_empty());
@@ -431,7 +424,7 @@ async fn a_stream_must_begin_with_open_and_have_but_one() {
     let _daemon = host.start();
     let mut broker = raw::broker(&host.tools_socket()).await;
     for first in [
-        Some(Request::Get(Get { id: 1, name: "a/key".into() })),
+        Some(Request::Get(Get { id: 1, name: "a/key".into(), fresh: false })),
         Some(Request::Acknowledge(Acknowledge { name: "a/key".into(), version: "1".into() })),
         None,
     ] {

@@ -71,12 +71,14 @@ async fn listings_have_stable_shapes() {
         "audit",
         "memory",
         "attestation",
+        "remote",
         "sources",
         "tools",
         "secrets",
         "sessions",
         "handouts",
         "denials",
+        "contained",
     ];
     keys(&status, &top);
     keys(&status["memory"], &["protection", "lost", "locked_bytes", "used_bytes"]);
@@ -91,7 +93,7 @@ async fn listings_have_stable_shapes() {
     let tools = json(&host.operate(&["tools", "--json"]), 0);
     keys(&tools, &["tools"]);
     let tool = ["name", "description", "run_as", "secrets", "sessions", "handouts", "denials", "origin"];
-    keys(&tools["tools"][0], &[&tool[..], &["redactions", "command", "deliveries"]].concat());
+    keys(&tools["tools"][0], &[&tool[..], &["redactions", "command", "deliveries", "contained_since", "contained_by"]].concat());
 
     let secrets = json(&host.operate(&["secrets", "--json"]), 0);
     keys(&secrets, &["secrets"]);

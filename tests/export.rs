@@ -1,5 +1,7 @@
 //! The audit log where it is sent: each record arrives, in order, whoever is killed; and hand-outs do not wait for it.
 
+#[path = "support/certificates.rs"]
+mod certificates;
 #[path = "support/daemon.rs"]
 mod daemon;
 #[path = "support/sandbox.rs"]
@@ -12,10 +14,14 @@ use std::{
     fs,
     os::unix::net::UnixDatagram,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
+use certificates::{Authority, Issued, SERVER, Wanted};
 use daemon::{Host, eventually};
 use opentelemetry_proto::tonic::{
     collector::logs::v1::{
@@ -27,7 +33,11 @@ use opentelemetry_proto::tonic::{
 };
 use sandbox::Sandbox;
 use serde_json::Value;
-use tonic::{Request, Response, Status};
+use tokio_stream::StreamExt;
+use tonic::{
+    Request, Response, Status,
+    transport::{Identity, Server, ServerTlsConfig},
+};
 
 const MARKER: &[u8] = b"marker-51c07e-value-that-must-not-be-exported";
 
@@ -219,6 +229,7 @@ struct Collector {
     rejects: Arc<Mutex<i64>>,
     /// The header that it wants to see.
     wants: Arc<Mutex<Option<&'static str>>>,
+    connections: Arc<AtomicUsize>,
 }
 
 #[tonic::async_trait]
@@ -238,9 +249,17 @@ impl LogsService for Collector {
 
 impl Collector {
     async fn listen(&self, port: u16) -> tokio::task::JoinHandle<()> {
+        self.listen_by(port, Server::builder()).await
+    }
+
+    async fn listen_by(&self, port: u16, mut server: Server) -> tokio::task::JoinHandle<()> {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-        let server = tonic::transport::Server::builder().add_service(LogsServiceServer::new(self.clone()));
+        let connections = self.connections.clone();
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener).map(move |accepted| {
+            connections.fetch_add(1, Relaxed);
+            accepted
+        });
+        let server = server.add_service(LogsServiceServer::new(self.clone()));
         tokio::spawn(async move { server.serve_with_incoming(incoming).await.unwrap() })
     }
 
@@ -315,6 +334,56 @@ async fn a_collector_gets_every_record_whoever_is_killed() {
     let (everything, log) = (format!("{:?}", collector.got.lock().unwrap()), host.log());
     assert!(everything.contains("valetkeyd") && !everything.contains(std::str::from_utf8(MARKER).unwrap()));
     assert!(!log.contains("marker-of-the-collector") && !log.contains("Bearer"), "{log}");
+    drop(listening);
+}
+
+/// Over TLS, by an authority of its own; and what is no such collector is sent nothing, its header least of all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_over_tls_proves_who_it_is_first() {
+    let (ours, another) = (Authority::new("ours"), Authority::new("another"));
+    let port = servers::free_port();
+    let host = host("");
+    host.write("headers", "authorization: Bearer marker-of-a-header\n");
+    host.write("ca.pem", &ours.pem());
+    let text = fs::read_to_string(host.config()).unwrap();
+    let path = |name: &str| host.path(name).display().to_string();
+    let export = format!(
+        "[audit.export.it]\nkind = \"otlp\"\nendpoint = \"https://localhost:{port}\"\nheaders-file = \"{}\"\nca-file = \"{}\"\n",
+        path("headers"),
+        path("ca.pem")
+    );
+    host.write("valetkey.toml", &(text + &export));
+    let mut daemon = host.start();
+    host.client().session("t").secret("a").open().await.unwrap().fetch("a").await.unwrap();
+    let (localhost, elsewhere) = (SERVER, Wanted { names: &["collector.example.com"], ..SERVER });
+    let by = |issued: &Issued| {
+        let identity = Identity::from_pem(&issued.pem, &issued.key);
+        Server::builder().tls_config(ServerTlsConfig::new().identity(identity)).unwrap()
+    };
+    let wrong = [
+        ("another authority", by(&another.issue(&localhost))),
+        ("another name", by(&ours.issue(&elsewhere))),
+        ("one that has ended", by(&ours.issue(&Wanted { until: -60, ..localhost.clone() }))),
+        ("no TLS", Server::builder()),
+    ];
+    for (what, server) in wrong {
+        let impostor = Collector::default();
+        let listening = impostor.listen_by(port, server).await;
+        eventually(what, || impostor.connections.load(Relaxed) > 0);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let problem = exporter(&host)["problem"].clone();
+        assert!(problem.as_str().is_some_and(|why| why.contains("cannot be reached")), "{what}: {problem}");
+        assert!(impostor.seqs().is_empty(), "{what}");
+        listening.abort();
+        let _ = listening.await;
+    }
+    let collector = Collector::default();
+    *collector.wants.lock().unwrap() = Some("Bearer marker-of-a-header");
+    let listening = collector.listen_by(port, by(&ours.issue(&localhost))).await;
+    eventually("all arrived", || exporter(&host)["waiting"] == 0);
+    assert!(daemon.stop().success());
+    complete(&host, &collector.seqs());
+    assert!(!host.log().contains("marker-of-a-header"));
     drop(listening);
 }
 

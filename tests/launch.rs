@@ -533,7 +533,7 @@ async fn a_session_that_a_launcher_opened_is_not_renewed() {
     let mut broker = raw::broker(&host.tools_socket()).await;
     let status = broker.renew_session(RenewSessionRequest { session: opened.session }).await.err().unwrap();
     assert_eq!(reason(&status), "BAD_REQUEST");
-    raw.say(Request::Get(Get { id: 1, name: "a/key".into() }));
+    raw.say(Request::Get(Get { id: 1, name: "a/key".into(), fresh: false }));
     assert!(matches!(raw.hear().await, Ok(Response::Secret(_))));
 }
 

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// In the order of a secret's path. `proto` is the contract's words, generated.
-const ORDER: [&str; 25] = [
+const ORDER: [&str; 27] = [
     "proto", "secret", "name", "measure", "peer", "redact", "source", "limits", "audit", "export", "policy", "store", "refresh",
-    "session", "alarm", "broker", "rotate", "attest", "delivery", "config", "blast", "daemon", "client", "run", "cli",
+    "session", "lease", "alarm", "broker", "rotate", "contain", "attest", "delivery", "config", "blast", "daemon", "client",
+    "run", "cli",
 ];
 
 /// A module, and what it must never import however high that stands.
@@ -27,7 +28,7 @@ const NEVER: [(&str, &[&str]); 9] = [
 /// Crates that may appear in these modules only.
 const ONLY_IN: [(&str, &[&str]); 15] = [
     ("jsonwebtoken", &["attest/remote"]),
-    ("x509_cert", &["attest/remote/names"]),
+    ("x509_cert", &["attest/remote/names", "attest/remote/spiffe"]),
     ("aws_sigv4", &["export/aws"]),
     ("aws_sdk", &["source/aws"]),
     ("aws_config", &["source/aws"]),

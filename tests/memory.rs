@@ -328,6 +328,8 @@ async fn of_a_value_longer_than_a_frame() {
         let source = host.seal(&[(NAME, &value)]);
         host.configure("", &format!("{source}{}{}", Host::secrets(&[NAME]), tool()));
         let daemon = host.start();
+        // The thread that opened the file may still be giving back, and so wiping, what it worked with.
+        daemon.rests();
         assert_clean(&daemon, &value, "loaded");
         let connected = pull_long(&host, &value).await;
         let hits = scan(daemon.pid(), &value);

@@ -14,6 +14,7 @@ use std::{os::unix::fs::PermissionsExt, time::Duration};
 use certificates::{CLIENT, Issued, Wanted};
 use daemon::Host;
 use remote::{Site, VALUE};
+use serde_json::Value;
 use tonic::{Code, Status};
 use valetkey::{
     client::{Error, Retry},
@@ -81,9 +82,9 @@ async fn each_role_may_what_is_its_own_and_what_those_below_may() {
     for (call, went) in calls(&site, &site.client()).await {
         assert_eq!(went, Err(Code::PermissionDenied), "{call}");
     }
-    let refused = site.records().into_iter().find(|one| one["event"] == "admin.action" && one["action"] == "refused").unwrap();
-    assert_eq!(refused["outcome"], "failure");
-    assert_eq!(refused["subject"], "spiffe://example.org/people/viewer/alice");
+    let viewer = "spiffe://example.org/people/viewer/alice";
+    let refused = site.record_that("a refusal", |one| one["action"] == "refused" && one["subject"] == viewer);
+    assert_eq!((&refused["event"], &refused["outcome"]), (&"admin.action".into(), &"failure".into()));
     // And root, on the socket, may all.
     assert!(site.host.operate(&["token", "list"]).status.success());
 }
@@ -211,4 +212,56 @@ async fn an_approval_is_for_one_tool_and_takes_nothing_away_from_policy() {
     host.configure("", &format!("{source}{secrets}{}", Host::tool("one", 0, &[])));
     assert!(host.operate(&["reload"]).status.success());
     assert!(client.session("one").secret("prod/key").open().await.is_err());
+}
+
+/// The first order waits for another person's, and does nothing until then; the same person twice is one.
+#[tokio::test(flavor = "multi_thread")]
+async fn containing_takes_two_where_policy_says_so() {
+    let tool = Host::tool("it", 0, &["local/key"]);
+    let site = Site::new("", &format!("{ROLES}two-person = [\"contain\"]\n{tool}"));
+    let mut daemon = site.start();
+    let person = |name: &str| {
+        let name = format!("spiffe://example.org/people/security/{name}");
+        site.clients.issue(&Wanted { names: &[&name], ..CLIENT })
+    };
+    let (alice, bob) = (person("alice"), person("bob"));
+    let contain = async |who: &Issued| -> Vec<Containment> {
+        let mut admin = AdminClient::new(site.channel(Some(who)).await);
+        let request = ContainRequest { tool: "it".into(), reason: "odd".into(), ..Default::default() };
+        let mut told = admin.contain(request).await.unwrap().into_inner();
+        let mut all = Vec::new();
+        while let Some(one) = told.message().await.unwrap() {
+            all.push(one);
+        }
+        all
+    };
+    let steps = |told: &[Containment]| told.iter().map(|one| one.step.clone()).collect::<Vec<_>>();
+    let opens = async || site.host.client().session("it").secret("local/key").open().await.is_ok();
+    for _ in 0..2 {
+        assert_eq!(steps(&contain(&alice).await), ["waiting"]);
+        assert!(opens().await, "nothing was done");
+    }
+    // The one of another tool is another order.
+    let out = site.host.operate(&["contain", "no-such", "--yes"]);
+    assert_eq!(out.status.code(), Some(1));
+    let told = contain(&bob).await;
+    let last = told.last().unwrap();
+    assert_eq!(last.step, "over", "{told:?}");
+    assert!(last.by.contains("people/security/alice") && last.by.contains("people/security/bob"), "{}", last.by);
+    assert!(!opens().await);
+    // What is contained is followed, and tried again, by one.
+    assert_eq!(steps(&contain(&alice).await).last().unwrap(), "over");
+    let of = |records: &[Value], action: &str| {
+        records.iter().filter(|one| one["event"] == "admin.action" && one["action"] == action).count()
+    };
+    // The refused order, the second person's, and the one that follows.
+    let records = site.records_until("three orders", |records| of(records, "contain") >= 3);
+    assert_eq!((of(&records, "contain-first"), of(&records, "contain")), (2, 3), "{records:#?}");
+    assert!(site.host.operate(&["release", "it"]).status.success());
+    // By the command, on the host.
+    let out = site.host.operate(&["contain", "it", "--yes"]);
+    let said = String::from_utf8([out.stdout, out.stderr].concat()).unwrap();
+    assert!(out.status.code() == Some(1) && said.contains("takes two operators") && said.contains("would be"), "{said}");
+    assert!(opens().await);
+    daemon.stop();
 }

@@ -2,30 +2,25 @@
 
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/faults.rs"]
+mod faults;
+#[path = "support/said.rs"]
+mod said;
 #[path = "support/servers.rs"]
 mod servers;
 #[path = "support/stores.rs"]
 mod stores;
 
-use std::{process::Output, time::Duration};
+use std::{
+    process::Output,
+    time::{Duration, Instant},
+};
 
 use daemon::{Daemon, Host};
+use said::{said, says};
 use serde_json::{Value, json};
 use stores::{UNLIMITED, secret};
 use valetkey::proto::v1::RefreshRequest;
-
-fn said(out: &Output) -> String {
-    String::from_utf8([&*out.stdout, &*out.stderr].concat()).unwrap()
-}
-
-#[track_caller]
-fn says(out: &Output, code: i32, expected: &[&str]) {
-    let said = said(out);
-    assert_eq!(out.status.code(), Some(code), "{said}");
-    for words in expected {
-        assert!(said.contains(words), "it does not say {words:?}:\n{said}");
-    }
-}
 
 #[track_caller]
 fn parsed(out: &Output, code: i32) -> Value {
@@ -193,4 +188,59 @@ async fn thirty_who_ask_at_once_cause_two_rounds_of_calls_at_most() {
     }
     let made = requests() - before;
     assert!((one_round..=2 * one_round).contains(&made), "{made} calls, where one round makes {one_round}");
+}
+
+/// A tool that was refused by its system asks for a fresh value: the source is asked once for all, and not again at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_refused_has_the_source_asked_once_for_all() {
+    let bao = servers::openbao();
+    let proxy = faults::Proxy::plain(bao.port);
+    let host = Host::new();
+    for name in ["it", "other"] {
+        stores::vault_put(bao, &format!("fresh/{name}"), &format!("{{\"key\":\"the-first-value-of-{name}\"}}"));
+    }
+    let mut rest = stores::vault_as_root(&host, proxy.port) + "refresh-every = \"1h\"\n";
+    for name in ["it", "other"] {
+        rest += &secret(&format!("{name}/key"), "vault", &format!("path = \"fresh/{name}\"\nfield = \"key\""));
+    }
+    host.configure("", &(rest + &Host::tool("it", 0, &["it/key"]) + UNLIMITED + &Host::tool("no", 4242, &["other/key"])));
+    let _daemon = host.start();
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(host.client().session("it").secret("it/key").open().await.unwrap());
+    }
+    let text = |secret: &valetkey::client::Secret| secret.expose(|bytes| String::from_utf8(bytes.to_vec()).unwrap());
+    assert_eq!(text(&sessions[0].get("it/key").await.unwrap()), "the-first-value-of-it");
+    stores::vault_put(bao, "fresh/it", "{\"key\":\"the-second-value-of-it\"}");
+    assert_eq!(text(&sessions[0].fetch("it/key").await.unwrap()), "the-first-value-of-it", "nobody has asked the source");
+
+    let reads = |since: Instant| {
+        let requests = proxy.requests_since(since);
+        requests.iter().filter(|request| request.what.contains("/secret/data/fresh")).count()
+    };
+    let since = Instant::now();
+    let asking = (0..60).map(|number| {
+        let session = sessions[number % 3].clone();
+        async move { session.refetch("it/key").await }
+    });
+    for secret in futures_util::future::join_all(asking).await {
+        assert_eq!(text(&secret.unwrap()), "the-second-value-of-it");
+    }
+    assert_eq!(reads(since), 1, "one question for sixty who ask: {:?}", proxy.requests_since(since));
+    stores::vault_put(bao, "fresh/it", "{\"key\":\"the-third-value-of-it\"}");
+    assert_eq!(text(&sessions[1].refetch("it/key").await.unwrap()), "the-second-value-of-it", "not again at once");
+    assert_eq!(reads(since), 1);
+    // What it may not have it cannot have asked for.
+    assert!(sessions[2].refetch("other/key").await.is_err());
+    assert_eq!(reads(since), 1);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(text(&sessions[1].refetch("it/key").await.unwrap()), "the-third-value-of-it");
+    assert_eq!(reads(since), 2);
+
+    // A source that does not answer keeps nobody for long, nor from what there is.
+    proxy.set(faults::Fault::Hang);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let begun = Instant::now();
+    assert_eq!(text(&sessions[0].refetch("it/key").await.unwrap()), "the-third-value-of-it");
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }

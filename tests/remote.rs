@@ -16,9 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use certificates::{Authority, CLIENT, Issued, Wanted};
+use certificates::{Authority, CLIENT, Issued, SERVER, Wanted};
 use daemon::eventually;
-use remote::{SERVER, Site, VALUE};
+use remote::{Site, VALUE};
 use tonic::Code;
 use valetkey::{
     client::{Error, Remote, Session},
@@ -316,10 +316,7 @@ async fn there_is_no_operator_over_the_network_unless_roles_say_so() {
 /// A gRPC library that is not ours (grpc core, by Python), with nothing but the words of the contract: `tests/setup/python grpc` installs it.
 #[tokio::test(flavor = "multi_thread")]
 async fn grpcio_is_served_and_refused_like_anyone() {
-    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache");
-    let cache = std::env::var_os("VALETKEY_TEST_CACHE").map_or(here, std::path::PathBuf::from);
-    let python = cache.join("grpc/bin/python");
-    assert!(python.exists(), "{} is not there: run tests/setup/python grpc", python.display());
+    let python = remote::python();
     let policy = format!("{}[tool.ci]\nrun-as = {{ token = \"ci\" }}\nsecrets.\"a/key\" = {{ remote = true }}\n", Site::TOOL);
     let site = Site::new("client-certificates = \"optional\"\nfailures-per-minute = 1000\n", &policy);
     let _daemon = site.start();

@@ -4,29 +4,23 @@
 mod certificates;
 #[path = "support/daemon.rs"]
 mod daemon;
+#[path = "support/h2.rs"]
+mod h2;
 #[path = "support/raw.rs"]
 mod raw;
 #[path = "support/remote.rs"]
 mod remote;
 
 use std::{
-    fs,
     io::Read,
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use daemon::Daemon;
+use h2::{PREFACE, frame, head, literal};
 use remote::{Site, VALUE};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use valetkey::{client::Session, proto::v1::broker_client::BrokerClient};
-
-/// A kilobyte is the least that is told.
-fn rss(daemon: &Daemon) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
 
 async fn honest(site: &Site) -> Session {
     let caller = site.caller("honest", &site.client()).client().timeout(Duration::from_secs(10));
@@ -47,36 +41,6 @@ async fn served_meanwhile(session: &Session, harm: impl Future<Output = ()>) -> 
     };
     tokio::join!(asking, harm);
     worst
-}
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend_from_slice(&[kind, flags]);
-    frame.extend_from_slice(&stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// A literal header without indexing (RFC 7541, 6.2.2), with short names and values.
-fn literal(name: &str, value: &str) -> Vec<u8> {
-    let mut out = vec![0, name.len() as u8];
-    out.extend_from_slice(name.as_bytes());
-    out.push(value.len() as u8);
-    out.extend_from_slice(value.as_bytes());
-    out
-}
-
-fn head() -> Vec<u8> {
-    [
-        literal(":method", "POST"),
-        literal(":scheme", "https"),
-        literal(":path", "/valetkey.v1.Broker/OpenSession"),
-        literal(":authority", "localhost"),
-        literal("content-type", "application/grpc"),
-    ]
-    .concat()
 }
 
 /// Writes until the daemon has had enough or the time is over, and says whether it ended the connection.
@@ -108,7 +72,7 @@ async fn streams_that_are_reset_as_they_are_opened() {
     let site = Site::new("failures-per-minute = 100000\n", Site::TOOL);
     let daemon = site.start();
     let session = honest(&site).await;
-    let before = rss(&daemon);
+    let before = daemon.rss();
     let harm = async {
         let one = |number: u32| {
             let stream = 2 * number + 1;
@@ -119,7 +83,7 @@ async fn streams_that_are_reset_as_they_are_opened() {
     };
     let worst = served_meanwhile(&session, harm).await;
     assert!(worst < Duration::from_secs(2), "an honest caller waited {worst:?}");
-    assert!(rss(&daemon) < before + 40_000, "{} kB more", rss(&daemon) - before);
+    assert!(daemon.rss() < before + 40_000, "{} kB more", daemon.rss() - before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +91,7 @@ async fn headers_without_an_end() {
     let site = Site::new("failures-per-minute = 100000\n", Site::TOOL);
     let daemon = site.start();
     let session = honest(&site).await;
-    let before = rss(&daemon);
+    let before = daemon.rss();
     let harm = async {
         // CONTINUATION frames for ever, none of which ends the headers.
         let one = |number: u32| match number {
@@ -142,14 +106,14 @@ async fn headers_without_an_end() {
     };
     let worst = served_meanwhile(&session, harm).await;
     assert!(worst < Duration::from_secs(2), "an honest caller waited {worst:?}");
-    assert!(rss(&daemon) < before + 40_000, "{} kB more", rss(&daemon) - before);
+    assert!(daemon.rss() < before + 40_000, "{} kB more", daemon.rss() - before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn metadata_that_is_too_much() {
     let site = Site::new("", Site::TOOL);
     let daemon = site.start();
-    let before = rss(&daemon);
+    let before = daemon.rss();
     let me = site.client();
     let mut broker = BrokerClient::new(site.channel(Some(&me)).await);
     for size in [20_000, 200_000, 2_000_000] {
@@ -160,7 +124,7 @@ async fn metadata_that_is_too_much() {
         broker = BrokerClient::new(site.channel(Some(&me)).await);
     }
     assert!(raw::open_unary(&mut broker, "billing", &["a/key"]).await.is_ok());
-    assert!(rss(&daemon) < before + 30_000, "{} kB more", rss(&daemon) - before);
+    assert!(daemon.rss() < before + 30_000, "{} kB more", daemon.rss() - before);
 }
 
 /// Who connects and says nothing, who says half a header, and who has no call: each is let go in its time.
@@ -211,7 +175,7 @@ async fn a_flood_of_handshakes() {
     let site = Site::new("max-connections = 600\nfailures-per-minute = 100\n", Site::TOOL);
     let daemon = site.start();
     let session = honest(&site).await;
-    let before = rss(&daemon);
+    let before = daemon.rss();
     let harm = async {
         let begun = Instant::now();
         let mut half = Vec::new();
@@ -229,7 +193,7 @@ async fn a_flood_of_handshakes() {
     let worst = served_meanwhile(&session, harm).await;
     assert!(worst < Duration::from_secs(2), "an honest caller waited {worst:?}");
     site.record("login.refused", "TOO_MANY_FAILURES");
-    assert!(rss(&daemon) < before + 60_000, "{} kB more", rss(&daemon) - before);
+    assert!(daemon.rss() < before + 60_000, "{} kB more", daemon.rss() - before);
     // Summed up: what a flood leaves on record does not grow with it.
     let records = site.records().iter().filter(|one| one["event"] == "login.refused").count();
     assert!(records < 20, "{records} records of one address");

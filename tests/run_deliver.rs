@@ -23,7 +23,7 @@ use valetkey::{
     proto::v1::{self, delivered::To},
     run::{
         deliver::{Delivery, Error},
-        process::{Event, Start},
+        process::Start,
         sandbox::Sandbox,
     },
 };
@@ -378,7 +378,7 @@ fn a_tool_that_is_restarted_is_confined_anew_and_finds_the_new_version() {
         let running = launch::run(How::Supervised, start, move |sender| {
             std::thread::spawn(move || {
                 waits.wait();
-                sender.send(Event::Restart(Box::new(again())));
+                sender.restart(Box::new(again()));
             });
         });
         let mut output = BufReader::new(running.output.try_clone().unwrap());

@@ -18,6 +18,7 @@ const TOOLS: &str = r#"
 run-as = { unit = "mcp-billing.service" }
 secrets."stripe/api-key" = { credential = "key" }
 on-rotation = "restart"
+on-contain = "stop"
 
 [tool.mail]
 run-as = { unit = "mcp-mail.service" }
@@ -82,17 +83,61 @@ fn a_new_version_starts_a_unit_anew_where_policy_wants_it() {
     assert_eq!(host.property("valetkey-rotated.service", "Result"), "success");
 }
 
-/// The old value stays good until no running unit has it.
-#[test]
-fn a_rotation_waits_until_units_have_the_new_version() {
-    let Some(host) = host() else { return };
+/// Every secret is rotated by a new value.
+fn rotates(host: &Host) {
     // Where the shipped unit lets the daemon write.
     let config = host.shell("cat /etc/valetkey/valetkey.toml", "");
     let config = config.replace("/etc/valetkey/secrets.sealed", "/var/lib/valetkey/secrets.sealed");
     let rotates = config.replace("source = \"sealed\"\n", "source = \"sealed\"\nrotation = { generate = {} }\n");
     host.write("/etc/valetkey/valetkey.toml", &rotates);
     host.shell("cp /etc/valetkey/secrets.sealed /var/lib/valetkey/ && chown valetkey: /var/lib/valetkey/secrets.sealed", "");
-    host.shell("systemctl stop mcp-mail; systemctl restart valetkeyd", "");
+    host.shell("systemctl restart valetkeyd", "");
+}
+
+/// Nobody but systemd has a right over it, and it is told where policy says so.
+#[test]
+fn a_contained_tool_that_is_a_unit_is_stopped_where_policy_wants_it() {
+    let Some(host) = host() else { return };
+    rotates(&host);
+    host.shell("mkdir -p /etc/systemd/system/mcp-billing.service.d", "");
+    host.write("/etc/systemd/system/mcp-billing.service.d/always.conf", "[Service]\nRestart=always\nRestartSec=1\n");
+    host.shell("systemctl daemon-reload; systemctl stop mcp-mail; systemctl restart mcp-billing", "");
+    let contain = |arguments: &str| host.try_shell(&format!("{RUN} timeout 60 valetkey contain billing {arguments}"), "");
+
+    let (code, said) = contain("--dry-run");
+    assert!(code == Some(0) && said.contains("mcp-billing.service would be stopped"), "{code:?} {said}");
+    assert!(host.shell("systemctl is-active mcp-billing", "").contains("active"));
+
+    // Where nobody can be told, it says so, and how to mend that.
+    host.shell("rm -rf /run/valetkey-rotated && systemctl restart valetkeyd", "");
+    let (code, said) = contain("--yes --overlap 1s");
+    assert!(
+        code == Some(1) && said.contains("mcp-billing.service RUNS") && said.contains("systemctl stop mcp-billing"),
+        "{said}"
+    );
+    host.shell("systemd-tmpfiles --create valetkey.conf && systemctl restart valetkeyd", "");
+    host.shell("systemctl enable --now valetkey-rotated.path 2>&1", "");
+    let (code, said) = contain("--yes --json");
+    let last: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+    assert_eq!((code, last["unit_state"].as_str(), last["exposed"].as_u64()), (Some(0), Some("stopped"), Some(0)), "{said}");
+    host.shell("sleep 2", "");
+    assert_eq!(host.property("mcp-billing", "ActiveState"), "inactive", "nothing starts it again");
+
+    // Whoever does gets a unit that fails, until the tool is released.
+    let (code, _) = host.try_shell("systemctl start mcp-billing", "");
+    assert_ne!(code, Some(0));
+    host.shell(&format!("systemctl stop mcp-billing; {RUN} valetkey release billing; systemctl start mcp-billing"), "");
+    let log = host.shell("cat /var/log/valetkey/*.jsonl /var/lib/valetkey/audit/*.jsonl 2>/dev/null || true", "");
+    let unit = |line: &&str| line.contains("tool.contained") && line.contains("\"action\":\"unit\"");
+    assert_eq!(log.lines().filter(unit).count(), 2, "{log}");
+}
+
+/// The old value stays good until no running unit has it.
+#[test]
+fn a_rotation_waits_until_units_have_the_new_version() {
+    let Some(host) = host() else { return };
+    rotates(&host);
+    host.shell("systemctl stop mcp-mail", "");
     host.shell("systemctl enable --now valetkey-rotated.path 2>&1", "");
     let before = host.property("mcp-billing", "InvocationID");
     let versions = host.shell(&format!("{RUN} valetkey secrets --versions"), "");
@@ -132,7 +177,7 @@ fn the_daemon_has_no_right_over_other_units() {
     assert_ne!(code, Some(0), "{said}");
 
     // Names that policy does not have, or wants nothing of; links; and what is no name at all.
-    let names = "mcp-mail.service valetkeyd.service mcp-billing.service.d ../mcp-billing.service --all *.service";
+    let names = "mcp-mail.service valetkeyd.service mcp-billing.service.d stop,mcp-mail.service stop,valetkeyd.service ../mcp-billing.service --all *.service";
     let leave = format!(
         "cd /run/valetkey-rotated && for name in {names}; do touch -- \"$name\" 2>/dev/null; done; ln -s /etc/shadow shadow.service; mkdir sub"
     );
@@ -141,7 +186,7 @@ fn the_daemon_has_no_right_over_other_units() {
     host.until("test -z \"$(ls -A /run/valetkey-rotated)\"");
     host.until("test \"$(systemctl show --property=ActiveState --value valetkey-rotated.service)\" = inactive");
     let log = host.shell("journalctl -u valetkey-rotated --no-pager", "");
-    assert!(log.contains("mcp-mail.service: policy wants nothing of such a unit"), "{log}");
+    assert_eq!(log.matches("mcp-mail.service: policy wants nothing of such a unit").count(), 2, "{log}");
     assert_eq!(["mcp-mail", "valetkeyd", "mcp-billing"].map(|unit| host.property(unit, "InvocationID")), before);
     host.shell("test -s /etc/shadow", "");
 
@@ -208,6 +253,8 @@ fn many_units_start_at_once() {
     };
     // The first of each kind warms what both use.
     let plain = start("plain");
+    // Each has a mount of its own while it runs, and systemd looks at all mounts for each that comes.
+    host.shell("systemctl stop 'plain@*'", "");
     let from_daemon = start("many");
     println!("{units} units with five credentials each: {from_daemon:.2?} from the daemon, {plain:.2?} from plain files");
     let handed_out = host.shell(&format!("{RUN} valetkey status --json"), "");

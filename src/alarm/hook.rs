@@ -148,6 +148,21 @@ pub(crate) fn kill_group(child: &Child) {
     }
 }
 
+/// A hook of this text. It is written by a process of its own: a descriptor that is open for writing here may be in another thread's child for a
+/// moment, and as long as that is so nobody can execute the file.
+#[cfg(test)]
+pub(crate) fn script(folder: &Path, text: &str) -> String {
+    let path = folder.join("hook").display().to_string();
+    let mut writer = Command::new("sh");
+    writer.args(["-c", "cat > \"$0\" && chmod 755 \"$0\"", &path]).stdin(Stdio::piped());
+    let mut child = writer.spawn().expect("a shell");
+    let mut stdin = child.stdin.take().expect("its input");
+    std::io::Write::write_all(&mut stdin, format!("#!/bin/sh\n{text}\n").as_bytes()).expect("written");
+    drop(stdin);
+    assert!(child.wait().is_ok_and(|status| status.success()));
+    path
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -155,10 +170,7 @@ mod tests {
     use super::*;
 
     fn script(folder: &Path, text: &str) -> Vec<String> {
-        let path = folder.join("hook");
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        vec![path.to_str().unwrap().into()]
+        vec![super::script(folder, text)]
     }
 
     fn folder() -> tempfile::TempDir {

@@ -142,7 +142,14 @@ mod tests {
 
     fn alarm() -> Arc<Alarm> {
         let subject = Subject::default();
-        Arc::new(Alarm { kind: Kind::Canary, at: SystemTime::UNIX_EPOCH, subject, count: 1, text: "a text".into() })
+        Arc::new(Alarm {
+            kind: Kind::Canary,
+            at: SystemTime::UNIX_EPOCH,
+            subject,
+            count: 1,
+            text: "a text".into(),
+            contains: false,
+        })
     }
 
     async fn settled(outlet: &Outlet) {

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use super::outlet::{Deliver, Failure};
 use crate::source::{
     key_file,
-    other_end::{authorities, is_this_host},
+    other_end::{client, is_this_host},
 };
 
 /// Where alarms are sent.
@@ -39,21 +39,10 @@ pub struct Webhook {
 
 impl Webhook {
     pub fn new(settings: WebhookSettings) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
-            .tls_backend_rustls()
-            // A token goes where configuration says, and nowhere else.
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .http1_only()
-            .pool_max_idle_per_host(0)
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(10));
-        // Reading the system's authorities is for those who need them.
-        let http = match (&settings.ca_file, &settings.address) {
-            (Some(file), _) => http.tls_certs_only(authorities(file).map_err(|error| format!("the webhook: {error}"))?),
-            (None, Address::Url(url)) if url.starts_with("http:") => http.tls_certs_only([]),
-            _ => http,
-        };
+        let address = if let Address::Url(url) = &settings.address { Some(url.as_str()) } else { None };
+        let http = client(address, settings.ca_file.as_deref()).map_err(|error| format!("the webhook: {error}"))?;
+        let http = http.no_proxy().pool_max_idle_per_host(0);
+        let http = http.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(10));
         let http = http.build().map_err(|_| "the webhook's TLS cannot be set up: check the system's certificates".to_owned())?;
         Ok(Self { http, settings })
     }

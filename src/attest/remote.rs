@@ -5,18 +5,22 @@
 //! still in force, not revoked since and still vouched for, and that the token has not ended.
 //!
 //! * [`Tls`]: the daemon's certificate, the authorities, the lists of what is revoked; read again when their files change.
+//! * [`WorkloadApi`]: the same from a SPIFFE agent.
 //! * [`Wire`]: one connection, and whom its certificate names.
 //! * [`Visitor`]: a caller on a connection: by its certificate, or by a token as well.
 //! * [`Tokens`]: tokens that operators issue. [`Issuers`]: identity providers, and what their tokens say.
 
+mod authorities;
 mod issuer;
 mod issuers;
 mod jwks;
 mod names;
 mod refusal;
+mod spiffe;
 mod tls;
 mod tokens;
 mod wire;
+mod workload_api;
 
 use std::sync::Arc;
 
@@ -24,9 +28,11 @@ pub use issuer::IssuerOptions;
 pub use issuers::Issuers;
 pub use jwks::KeySource;
 pub use refusal::Unproven;
+pub use spiffe::is_workload_id;
 pub use tls::{Tls, TlsFiles};
 pub use tokens::{BadToken, IssuedToken, NewToken, Tokens};
 pub use wire::Wire;
+pub use workload_api::WorkloadApi;
 
 use crate::peer::{Changed, Peer, Remote, Token, Witness};
 

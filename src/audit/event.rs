@@ -65,6 +65,9 @@ words! {
         LimitReached = "limit.reached",
         AlarmRaised = "alarm.raised",
         RotationStep = "rotation.step",
+        /// A tool is cut off, or what that takes is over.
+        ToolContained = "tool.contained",
+        ToolReleased = "tool.released",
         /// Records were gone before an exporter had sent them.
         ExportGap = "export.gap",
         // The log's own, which nobody else records.

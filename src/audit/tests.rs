@@ -158,7 +158,7 @@ fn the_schema_knows_every_field_of_every_kind() {
         uris: vec!["spiffe://host/\"x\"".into()],
         dns: vec![],
         emails: vec![],
-        vouched_by: [Path::new("/etc/ca.pem").into()].into(),
+        vouched_by: [crate::peer::Authority::File(Path::new("/etc/ca.pem").into())].into(),
     };
     let jwt = Jwt { issuer: "ci".into(), subject: "run\n1".into(), claims: Default::default() };
     let over_network = |token| {

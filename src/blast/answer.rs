@@ -54,6 +54,9 @@ pub struct ToolAnswer {
     pub tool: String,
     pub at: String,
     pub run_as: Vec<String>,
+    /// It is cut off: it gets nothing, until it is released.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub contained: bool,
     /// Of all that it may have.
     pub score: Score,
     /// Of what its processes hold now; `None` where no daemon was asked.
@@ -73,6 +76,9 @@ pub struct ToolSecret {
     pub secret: String,
     pub channel: Channel,
     pub variable: Option<String>,
+    /// It may go to a caller over the network too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remote: bool,
     pub at: String,
     pub environment: Option<String>,
     pub canary: bool,
@@ -89,6 +95,9 @@ pub struct Holder {
     pub pid: u32,
     pub uid: u32,
     pub unit: Option<String>,
+    /// The address of a caller over the network; its pid is 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<String>,
     pub session: String,
     pub version: String,
     /// Is there a newer one?
@@ -158,6 +167,9 @@ pub struct SecretAnswer {
 pub struct SecretTool {
     pub tool: String,
     pub channel: Channel,
+    /// It may go to a caller over the network too.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remote: bool,
     pub at: String,
     pub used: Option<Used>,
     pub rotation: Rotation,
@@ -268,6 +280,7 @@ impl Graph<'_> {
             tool: name.into(),
             at: fact.at.to_string(),
             run_as: fact.run_as.clone(),
+            contained: fact.contained,
             score: walk.score(self),
             secrets: self.secrets_of(tool),
             unlocks: self.opened(&walk),
@@ -288,6 +301,7 @@ impl Graph<'_> {
                 secret: fact.name.to_string(),
                 channel: grant.channel,
                 variable: grant.variable.clone(),
+                remote: grant.remote,
                 at: grant.at.to_string(),
                 environment: fact.environment.clone(),
                 canary: fact.canary,
@@ -338,6 +352,7 @@ impl Graph<'_> {
             pid: held.session.pid,
             uid: held.session.uid,
             unit: held.session.unit.clone(),
+            remote: held.session.remote.clone(),
             session: held.session.id.clone(),
             version: held.fact.version.to_string(),
             retired: current.is_some_and(|current| *current != held.fact.version),
@@ -356,7 +371,14 @@ impl Graph<'_> {
             let grant = &tool.grants[link.place as usize];
             let used = self.use_of(link.to, secret).map(Used::from);
             let rotation = Rotation::of(grant.channel, &tool.on_rotation);
-            SecretTool { tool: tool.name.to_string(), channel: grant.channel, at: grant.at.to_string(), used, rotation }
+            SecretTool {
+                tool: tool.name.to_string(),
+                channel: grant.channel,
+                remote: grant.remote,
+                at: grant.at.to_string(),
+                used,
+                rotation,
+            }
         };
         Ok(SecretAnswer {
             secret: name.into(),

@@ -40,6 +40,9 @@ pub struct ToolChange {
     pub secrets_lost: Vec<String>,
     /// Delivered another way.
     pub delivery: Vec<DeliveryChange>,
+    /// Secrets that may go over the network, and could not before; those that are new too.
+    pub remote_gained: Vec<String>,
+    pub remote_lost: Vec<String>,
     pub systems_gained: Vec<SystemChange>,
     pub systems_lost: Vec<SystemChange>,
 }
@@ -139,6 +142,12 @@ fn change(tool: &str, before: &Side<'_>, after: &Side<'_>) -> Option<ToolChange>
             (was.channel != is.channel).then(change)
         })
         .collect();
+    let remote = |side: &Side<'_>| -> BTreeSet<String> {
+        side.grants.iter().filter(|(_, grant)| grant.remote).map(|(secret, _)| secret.to_string()).collect()
+    };
+    let (was_remote, is_remote) = (remote(before), remote(after));
+    let remote_gained: Vec<_> = is_remote.difference(&was_remote).cloned().collect();
+    let remote_lost: Vec<_> = was_remote.difference(&is_remote).cloned().collect();
     let (mut systems_gained, mut systems_lost) = (Vec::new(), Vec::new());
     let systems: BTreeSet<_> = before.systems.keys().chain(after.systems.keys()).collect();
     for system in systems {
@@ -152,7 +161,8 @@ fn change(tool: &str, before: &Side<'_>, after: &Side<'_>) -> Option<ToolChange>
     }
     let easier = delivery.iter().any(|change| change.after > change.before);
     let beyond = after.beyond.difference(&before.beyond).next().is_some();
-    let grows = easier || beyond || run_as.is_some() || !secrets_gained.is_empty() || !systems_gained.is_empty();
+    let opened = !remote_gained.is_empty();
+    let grows = easier || opened || beyond || run_as.is_some() || !secrets_gained.is_empty() || !systems_gained.is_empty();
     let change = ToolChange {
         tool: tool.into(),
         before: before.score.clone(),
@@ -162,6 +172,8 @@ fn change(tool: &str, before: &Side<'_>, after: &Side<'_>) -> Option<ToolChange>
         secrets_gained,
         secrets_lost,
         delivery,
+        remote_gained,
+        remote_lost,
         systems_gained,
         systems_lost,
     };
@@ -169,6 +181,7 @@ fn change(tool: &str, before: &Side<'_>, after: &Side<'_>) -> Option<ToolChange>
         && !grows
         && change.secrets_lost.is_empty()
         && change.systems_lost.is_empty()
+        && change.remote_lost.is_empty()
         && change.delivery.is_empty();
     (!same).then_some(change)
 }

@@ -94,6 +94,9 @@ pub struct ToolNode<'f> {
     pub description: &'f str,
     pub at: Place<'f>,
     pub on_rotation: &'f str,
+    /// It is cut off.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub contained: bool,
     #[serde(flatten)]
     pub score: Score,
     pub held: Option<usize>,
@@ -239,6 +242,9 @@ pub enum Detail<'f> {
         channel: Channel,
         #[serde(skip_serializing_if = "Option::is_none")]
         variable: Option<&'f str>,
+        /// It may go to a caller over the network too.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        remote: bool,
     },
     Scope {
         sessions: usize,
@@ -262,6 +268,9 @@ pub struct HeldDetail<'f> {
     pub uid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit: Option<&'f str>,
+    /// The address of a caller over the network; its pid is 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remote: Option<&'f str>,
     pub session: &'f str,
     pub since: Moment,
     pub retired: bool,

@@ -49,6 +49,8 @@ pub struct SecretFact {
     pub unlocks: Vec<SourceName>,
     pub rotate_every: Option<Duration>,
     pub canary: bool,
+    /// Each session has one of its own, which ends with it.
+    pub per_session: bool,
     /// The version in memory; `None` where no daemon was asked, or where it has none.
     pub current: Option<Version>,
     pub at: Origin,
@@ -64,6 +66,8 @@ pub struct ToolFact {
     pub grants: Vec<GrantFact>,
     /// As in configuration: `notify-only`, `restart`, `reload`, `rewrite`, `signal`.
     pub on_rotation: String,
+    /// It is cut off: it gets nothing, until it is released.
+    pub contained: bool,
     pub at: Origin,
 }
 
@@ -74,6 +78,8 @@ pub struct GrantFact {
     pub channel: Channel,
     /// Of the process that gets it, where it gets one.
     pub variable: Option<String>,
+    /// May it go to a caller over the network too?
+    pub remote: bool,
     pub at: Origin,
 }
 
@@ -95,6 +101,8 @@ pub struct SessionFact {
     pub pid: u32,
     pub uid: u32,
     pub unit: Option<String>,
+    /// The address of a caller over the network, which has no process here.
+    pub remote: Option<String>,
     pub opened: Moment,
     /// What it declared.
     pub scope: Vec<SecretName>,
@@ -185,6 +193,7 @@ impl Facts {
             unlocks: secret.unlocks.clone(),
             rotate_every: secret.rotate_every,
             canary: secret.canary,
+            per_session: secret.per_session,
             current: None,
             at: secret.origin.clone(),
         });
@@ -226,6 +235,7 @@ impl ToolFact {
             secret: secret.clone(),
             channel: Channel::of(&rule.delivery),
             variable: rule.delivery.variable().map(String::from),
+            remote: rule.remote,
             at: rule.origin.clone(),
         });
         let on_rotation = match tool.launch.on_rotation {
@@ -241,6 +251,7 @@ impl ToolFact {
             run_as: tool.run_as.describe(),
             grants: grants.collect(),
             on_rotation: on_rotation.into(),
+            contained: false,
             at: tool.origin.clone(),
         }
     }
@@ -256,6 +267,7 @@ fn hosts(settings: &SourceSettings) -> Vec<String> {
     match settings {
         SourceSettings::AwsSecretsManager(settings) => aws("secretsmanager", settings),
         SourceSettings::AwsParameterStore(settings) => aws("ssm", settings),
+        SourceSettings::AwsSts(settings) => vec![format!("sts.{}.amazonaws.com", settings.account.region)],
         SourceSettings::Vault(settings) => host(&settings.address).into_iter().collect(),
         SourceSettings::SealedFile(_) | SourceSettings::Environment => Vec::new(),
     }

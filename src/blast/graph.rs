@@ -249,7 +249,7 @@ impl<'f> Graph<'f> {
             let sensitivity = self.weights.sensitivity(None, secret.environment.as_deref());
             sensitivity.by(self.weights.unknown_privilege())
         };
-        let lifetime = self.weights.lifetime(secret.rotate_every.is_some());
+        let lifetime = self.weights.lifetime(secret.rotate_every.is_some() || secret.per_session);
         let opens = match self.reaches.of(id) {
             [] if self.is_undeclared(id) => Opens::Undeclared(unknown()),
             [] => Opens::Nothing,

@@ -115,6 +115,7 @@ impl Pseudonyms {
             unlocks: unlocks.collect::<Result<_, _>>()?,
             rotate_every: secret.rotate_every,
             canary: secret.canary,
+            per_session: secret.per_session,
             current: secret.current.as_ref().map(|version| self.version(&secret.name, version)).transpose()?,
             at: self.origin(&secret.at),
         })
@@ -130,6 +131,7 @@ impl Pseudonyms {
                 secret: self.name("secret", grant.secret.as_str())?,
                 channel: grant.channel,
                 variable: grant.variable.as_ref().map(|variable| self.of("variable", variable)),
+                remote: grant.remote,
                 at: self.origin(&grant.at),
             })
         };
@@ -139,6 +141,7 @@ impl Pseudonyms {
             run_as: tool.run_as.iter().map(|selector| self.selector(selector)).collect(),
             grants: tool.grants.iter().map(grant).collect::<Result<_, _>>()?,
             on_rotation: tool.on_rotation.clone(),
+            contained: tool.contained,
             at: self.origin(&tool.at),
         })
     }
@@ -164,6 +167,7 @@ impl Pseudonyms {
             pid: session.pid,
             uid: session.uid,
             unit: self.unit(session.unit.as_ref()),
+            remote: session.remote.as_ref().map(|address| self.of("address", address)),
             opened: session.opened,
             scope: session.scope.iter().map(|secret| self.name("secret", secret.as_str())).collect::<Result<_, _>>()?,
             held: session.held.iter().map(held).collect::<Result<_, _>>()?,

@@ -116,6 +116,11 @@ fn tool(lines: &mut Lines, answer: &ToolAnswer, now: Moment) {
         answer.score.depth
     ));
     lines.add(format!("It is a process that has: {} ({})", or_dash(&answer.run_as.join(", ")), answer.at));
+    if answer.contained {
+        lines.add(format!(
+            "It is CONTAINED, and gets nothing: what follows is what it could have once it is released (valetkey release {name})."
+        ));
+    }
     if let Some(score) = &answer.now {
         lines.add(format!("Of this with what it holds now: {}. Score {}.", reach(score), score.score));
     }
@@ -141,7 +146,7 @@ fn tool(lines: &mut Lines, answer: &ToolAnswer, now: Moment) {
     for secret in &answer.secrets {
         let way =
             secret.variable.as_ref().map_or(secret.channel.to_string(), |variable| format!("{} {variable}", secret.channel));
-        let mut line = format!("  {} by {way} ({})", secret.secret, secret.at);
+        let mut line = format!("  {} by {way}{} ({})", secret.secret, over_network(secret.remote), secret.at);
         let others = secret.shared_by.saturating_sub(1);
         if others > 0 {
             let _ = write!(line, "; shared with {}", count(others, "other tool"));
@@ -160,6 +165,10 @@ fn tool(lines: &mut Lines, answer: &ToolAnswer, now: Moment) {
     }
 }
 
+fn over_network(remote: bool) -> &'static str {
+    if remote { ", over the network too" } else { "" }
+}
+
 fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
@@ -173,13 +182,21 @@ fn opened(lines: &mut Lines, opened: &[Opened]) {
 }
 
 fn holder(holder: &Holder, now: Moment) -> String {
-    let Holder { tool, pid, version, channel, since, .. } = holder;
+    let Holder { tool, version, channel, since, .. } = holder;
+    let who = process(holder);
     let unit = holder.unit.as_ref().map_or(String::new(), |unit| format!(" in {unit}"));
     let retired = if holder.retired { ", which is no longer current" } else { "" };
     format!(
-        "held by pid {pid} of {tool}{unit}: version {version}{retired}, by {channel}, for {} (since {since})",
+        "held by {who} of {tool}{unit}: version {version}{retired}, by {channel}, for {} (since {since})",
         rough(now.since(*since))
     )
+}
+
+fn process(holder: &Holder) -> String {
+    match &holder.remote {
+        Some(address) => format!("the caller at {address}"),
+        None => format!("pid {}", holder.pid),
+    }
 }
 
 fn secret(lines: &mut Lines, answer: &SecretAnswer, now: Moment) {
@@ -208,14 +225,14 @@ fn secret(lines: &mut Lines, answer: &SecretAnswer, now: Moment) {
     lines.add(format!("WHO MAY HAVE IT: {}", count(answer.tools.len(), "tool")));
     for tool in &answer.tools {
         let used = tool.used.as_ref().map_or(String::new(), |used| format!("; used {} times", used.count));
-        lines.add(format!("  {} by {} ({}){used}", tool.tool, tool.channel, tool.at));
+        lines.add(format!("  {} by {}{} ({}){used}", tool.tool, tool.channel, over_network(tool.remote), tool.at));
     }
     lines.add("");
     lines.add(format!("TO CHANGE IT: rotate it at source {}, then: valetkey refresh {name}", answer.source));
     for tool in &answer.tools {
         let holders = answer.holders.iter().flatten().filter(|holder| holder.tool == tool.tool);
-        let pids: Vec<_> = holders.map(|holder| holder.pid.to_string()).collect();
-        let which = if pids.is_empty() { String::new() } else { format!(" (pid {})", pids.join(", ")) };
+        let holders: Vec<_> = holders.map(process).collect();
+        let which = if holders.is_empty() { String::new() } else { format!(" ({})", holders.join(", ")) };
         lines.add(match tool.rotation {
             Rotation::Asks => format!("  {} is told and asks again{which}", tool.tool),
             Rotation::Restarts => format!("  {} is restarted by its launcher{which}", tool.tool),
@@ -277,6 +294,8 @@ fn change(lines: &mut Lines, change: &ToolChange) {
     for one in &change.delivery {
         lines.add(format!("  ! {} by {}, now by {}", one.secret, one.after, one.before));
     }
+    change.remote_gained.iter().for_each(|secret| lines.add(format!("  + {secret} over the network too")));
+    change.remote_lost.iter().for_each(|secret| lines.add(format!("  - {secret} no longer over the network")));
     for one in change.systems_gained.iter().chain(&change.systems_lost) {
         lines.add(match (one.before, one.after) {
             (None, Some(after)) => format!("  + reaches {} ({})", one.system, word(after)),

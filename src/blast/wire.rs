@@ -97,6 +97,7 @@ fn secret_out(secret: &SecretFact) -> v1::InventorySecret {
         unlocks: secret.unlocks.iter().map(ToString::to_string).collect(),
         rotate_every: secret.rotate_every.and_then(|every| every.try_into().ok()),
         canary: secret.canary,
+        per_session: secret.per_session,
         current: secret.current.as_ref().map(ToString::to_string).unwrap_or_default(),
         at: place(&secret.at),
     }
@@ -120,6 +121,7 @@ fn secret_in(secret: v1::InventorySecret, files: &mut Files) -> Result<SecretFac
         unlocks: secret.unlocks.iter().map(|source| source.parse()).collect::<Result<_, _>>()?,
         rotate_every: secret.rotate_every.and_then(|every| every.try_into().ok()),
         canary: secret.canary,
+        per_session: secret.per_session,
         current: none_if_empty(secret.current).map(|version| version.parse()).transpose()?,
         at: files.origin(secret.at),
     })
@@ -130,6 +132,7 @@ fn tool_out(tool: &ToolFact) -> v1::InventoryTool {
         secret: grant.secret.to_string(),
         by: grant.channel.word().into(),
         variable: grant.variable.clone().unwrap_or_default(),
+        remote: grant.remote,
         at: place(&grant.at),
     };
     v1::InventoryTool {
@@ -138,6 +141,7 @@ fn tool_out(tool: &ToolFact) -> v1::InventoryTool {
         run_as: tool.run_as.clone(),
         grants: tool.grants.iter().map(grant).collect(),
         on_rotation: tool.on_rotation.clone(),
+        contained: tool.contained,
         at: place(&tool.at),
     }
 }
@@ -148,6 +152,7 @@ fn tool_in(tool: v1::InventoryTool, files: &mut Files) -> Result<ToolFact, BadNa
             secret: grant.secret.parse()?,
             channel: Channel::of_word(&grant.by),
             variable: none_if_empty(grant.variable),
+            remote: grant.remote,
             at: files.origin(grant.at),
         })
     };
@@ -158,6 +163,7 @@ fn tool_in(tool: v1::InventoryTool, files: &mut Files) -> Result<ToolFact, BadNa
         run_as: tool.run_as,
         grants,
         on_rotation: tool.on_rotation,
+        contained: tool.contained,
         at: files.origin(tool.at),
     })
 }
@@ -177,6 +183,7 @@ fn session_in(session: v1::SessionInfo) -> Result<SessionFact, BadName> {
         pid: session.pid,
         uid: session.uid,
         unit: none_if_empty(session.unit),
+        remote: none_if_empty(session.remote),
         opened: moment(session.opened.as_ref()),
         scope: session.scope.iter().map(|secret| secret.parse()).collect::<Result<_, _>>()?,
         held: session.held.into_iter().map(held).collect::<Result<_, _>>()?,

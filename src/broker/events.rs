@@ -181,6 +181,10 @@ impl Broker {
         if let Some(alarms) = &self.alarms {
             event.alarm(alarms);
         }
+        // What was made for a session ends with it, however it ends.
+        if let (Event::SessionEnded(session, _), Some(leases)) = (event, self.leases()) {
+            leases.ended(&session.id);
+        }
         // Where the audit log is down, it counts what it lacks.
         let _ = self.put_on_record(event);
     }
@@ -208,7 +212,7 @@ impl Broker {
                 && let Some(alarms) = &self.alarms
             {
                 let tool = asker.session.map(Session::tool);
-                let subject = || Subject::of(asker.peer, tool.cloned(), asker.session.map(|session| session.id));
+                let subject = || Subject::of(asker.peer, tool.cloned(), asker.session.map(|session| session.id)).proven();
                 alarms.denial(subject, tool, asker.peer.seat());
             }
             let told = self.refusals.add(&policy, asker, refused, self.uptime());
@@ -280,13 +284,14 @@ impl Event<'_> {
             Self::Refused(Told { event: Refusal { kind, tool, session, peer, .. }, count, .. }) => {
                 if let (true, Some(_)) = (kind.reason.is_denial(), &kind.secret) {
                     let subject = Subject { secret: kind.secret.clone(), ..Subject::of(peer, tool.clone(), *session) };
-                    alarms.denied(subject, *count, kind.reason.word());
+                    let proven = matches!(&kind.who, Who::Tool(proven) if Some(proven) == tool.as_ref());
+                    alarms.denied(if proven { subject.proven() } else { subject }, *count, kind.reason.word());
                 }
             }
             Self::Found(Told { event: find, count, .. }) if find.canary => {
                 let (tool, secret) = (find.kind.tool.clone(), find.kind.secret.clone());
                 alarms.canary(
-                    Subject { tool, secret, session: find.session, ..Subject::default() },
+                    Subject { tool, secret, session: find.session, ..Subject::default() }.proven(),
                     *count,
                     find.kind.channel.word(),
                 );
@@ -297,7 +302,7 @@ impl Event<'_> {
 }
 
 fn subject(session: &Session) -> Subject {
-    Subject::of(&session.peer, Some(session.tool().clone()), Some(session.id))
+    Subject::of(&session.peer, Some(session.tool().clone()), Some(session.id)).proven()
 }
 
 fn log_refusal(Told { event, count, total, others }: &Told<Refusal>) {

@@ -72,6 +72,10 @@ impl Broker {
                 // A reload has just taken it away.
                 return Err(Refused::unavailable(secret));
             };
+            // One that is made for the session is made once there is one.
+            if policy.is_per_session(secret) {
+                continue;
+            }
             if let Err(absent) = self.store.read(&grant) {
                 let why = format!("not launched, because a secret is not to be had: {secret}: {absent}");
                 return Err(Refused::unavailable(secret).because(why, Some(secret.clone())));

@@ -252,6 +252,7 @@ fn word(end: End) -> &'static str {
         End::Revoked => "revoked",
         End::PolicyChanged => "policy-changed",
         End::Rotated => "rotated",
+        End::Contained => "contained",
         End::ShuttingDown => "shutting-down",
     }
 }

@@ -27,6 +27,7 @@ pub enum Reason {
     NotAuthenticated,
     ApprovalPending,
     ApprovalDenied,
+    ToolContained,
 }
 
 /// A refusal in the tool's words.
@@ -69,6 +70,7 @@ impl Reason {
             Self::NotAuthenticated => "NOT_AUTHENTICATED",
             Self::ApprovalPending => "APPROVAL_PENDING",
             Self::ApprovalDenied => "APPROVAL_DENIED",
+            Self::ToolContained => "TOOL_CONTAINED",
         }
     }
 
@@ -80,7 +82,8 @@ impl Reason {
             | Self::OutsideScope
             | Self::PeerChanged
             | Self::CommandNotAllowed
-            | Self::ApprovalDenied => true,
+            | Self::ApprovalDenied
+            | Self::ToolContained => true,
             Self::SecretUnavailable
             | Self::LimitReached
             | Self::SessionNotOpen
@@ -124,6 +127,11 @@ impl Refused {
     pub(super) fn approval_denied(secret: &SecretName) -> Self {
         Self::new(Reason::ApprovalDenied, format!("an operator said no to {secret}"))
             .because(format!("an operator said no to {secret}"), Some(secret.clone()))
+    }
+
+    /// It was cut off.
+    pub(super) fn contained() -> Self {
+        Self::new(Reason::ToolContained, "this tool was contained: it gets nothing until an operator releases it")
     }
 
     pub(super) fn too_many_approvals() -> Self {
@@ -189,6 +197,7 @@ impl Refused {
             End::ShuttingDown => Self::shutting_down(),
             End::Revoked => Self::new(Reason::SessionNotOpen, "an operator revoked this session"),
             End::PolicyChanged => Self::new(Reason::ScopeNotAllowed, "policy changed, and no longer allows this session"),
+            End::Contained => Self::contained(),
             End::Rotated => Self::new(
                 Reason::SessionNotOpen,
                 "a secret of this session was rotated, and it did not say in time that it uses the new version: open a new one",

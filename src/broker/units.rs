@@ -99,6 +99,21 @@ impl Broker {
         handed.iter().filter_map(holder).collect()
     }
 
+    /// Units of this tool, and what each was handed last of each secret; whether one still runs, systemd knows.
+    pub fn units_of(&self, tool: &ToolName) -> BTreeMap<String, BTreeMap<SecretName, Version>> {
+        let policy = self.policy();
+        let (handed, _) = &*self.units.lock();
+        let mut units: BTreeMap<String, BTreeMap<SecretName, Version>> = BTreeMap::new();
+        for (unit, secrets) in handed {
+            for (secret, given) in secrets {
+                if policy.unit_with(unit, secret).is_some_and(|(name, _)| name == tool) {
+                    units.entry(unit.clone()).or_default().insert(secret.clone(), given.version.clone());
+                }
+            }
+        }
+        units
+    }
+
     /// Units that have an old version, each told once for each version.
     pub fn outdated_units(&self) -> Vec<Outdated> {
         let policy = self.policy();

@@ -136,7 +136,7 @@ fn judge(ends: &Ends, good: &[&str], json: bool) -> Outcome {
 
 /// One line for each change.
 #[derive(Serialize)]
-struct Line<'a> {
+pub struct Line<'a> {
     secret: &'a str,
     rotation: Option<&'a str>,
     way: Option<&'a str>,
@@ -168,7 +168,7 @@ struct HolderLine<'a> {
     moved: bool,
 }
 
-fn some(text: &str) -> Option<&str> {
+pub fn some(text: &str) -> Option<&str> {
     (!text.is_empty()).then_some(text)
 }
 
@@ -261,7 +261,7 @@ impl Shown {
     }
 }
 
-fn doing(told: &v1::Rotation) -> String {
+pub fn doing(told: &v1::Rotation) -> String {
     let v1::Rotation { secret, step, old_version, new_version, .. } = told;
     let moved = || {
         let moved = told.holders.iter().filter(|holder| holder.moved).count();

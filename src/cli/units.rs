@@ -13,14 +13,14 @@ use std::{
 use super::{FAILED, Failure, Outcome, table::printable};
 use crate::{
     config,
-    daemon::{self, ROTATED},
+    daemon::{self, ROTATED, STOP},
     policy::OnRotation,
 };
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A unit is started anew, or reloaded, where policy says so: its tool has `on-rotation`, and a credential. Units that do not run \
-    stay as they are. `reload` is for systemd 260 and units with RefreshOnReload=credentials.\n\n\
+    after_help = "A unit is started anew, or reloaded, where policy says so: its tool has `on-rotation`, and a credential. It is stopped where its tool \
+    was contained and has `on-contain = \"stop\"`. Units that do not run stay as they are. `reload` is for systemd 260 and units with RefreshOnReload=credentials.\n\n\
     Example:\n  systemctl enable --now valetkey-rotated.path     runs it whenever the daemon has left word"
 )]
 pub struct Args {
@@ -39,16 +39,19 @@ pub fn run(args: &Args) -> Outcome {
         let hint = format!("valetkey check --config {}", args.config.display());
         Failure::new(FAILED, format!("{} problems in the configuration: no unit was started anew", problems.len()), hint)
     })?;
-    let (mut restart, mut reload) = (Vec::new(), Vec::new());
+    let (mut stop, mut restart, mut reload) = (Vec::new(), Vec::new(), Vec::new());
     for name in names {
-        match config.policy.unit_on_rotation(&name) {
-            Some(OnRotation::Restart) => restart.push(name),
-            Some(_) => reload.push(name),
-            None => eprintln!("valetkey: {}: policy wants nothing of such a unit", printable(&name)),
+        let unit = name.strip_prefix(STOP);
+        match (unit, config.policy.unit_on_rotation(&name)) {
+            (Some(unit), _) if config.policy.unit_may_be_stopped(unit) => stop.push(unit.to_owned()),
+            (None, Some(OnRotation::Restart)) => restart.push(name),
+            (None, Some(_)) => reload.push(name),
+            _ => eprintln!("valetkey: {}: policy wants nothing of such a unit", printable(unit.unwrap_or(&name))),
         }
     }
+    [&mut restart, &mut reload].into_iter().for_each(|others| others.retain(|unit| !stop.contains(unit)));
     // Both: that one failed is no reason not to try the other.
-    let done = [systemctl("try-restart", &restart), systemctl("try-reload-or-restart", &reload)];
+    let done = [systemctl("stop", &stop), systemctl("try-restart", &restart), systemctl("try-reload-or-restart", &reload)];
     done.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
 }
 

@@ -104,6 +104,7 @@ impl Error {
             | Reason::PeerChanged
             | Reason::NotAuthenticated
             | Reason::ApprovalDenied
+            | Reason::ToolContained
             | Reason::CommandNotAllowed => {
                 let reason = reason.as_str_name().trim_start_matches("REASON_").into();
                 Self::Denied { reason, message }

@@ -30,6 +30,8 @@ const SHORTEST_RETRY: Duration = Duration::from_millis(10);
 pub enum Ask {
     Fetch {
         name: String,
+        /// The daemon is to ask its source first.
+        fresh: bool,
         answer: Answer,
     },
     Acknowledge {
@@ -137,7 +139,7 @@ impl Link {
             tokio::select! {
                 ask = self.asks.recv() => match ask {
                     None => return Over::Dropped,
-                    Some(Ask::Fetch { name, answer }) => self.wanted.add(name, answer, Some(live)),
+                    Some(Ask::Fetch { name, fresh, answer }) => self.wanted.add((name, fresh), answer, Some(live)),
                     Some(Ask::Acknowledge { name, version }) => {
                         say_again.remove(&name);
                         self.acknowledged.insert(name.clone(), version.clone());
@@ -235,8 +237,8 @@ impl Link {
         self.wanted.shared.end(error.clone());
         self.asks.close();
         while let Ok(ask) = self.asks.try_recv() {
-            if let Ask::Fetch { name, answer } = ask {
-                self.wanted.add(name, answer, None);
+            if let Ask::Fetch { name, fresh, answer } = ask {
+                self.wanted.add((name, fresh), answer, None);
             }
         }
         let waiting = std::mem::take(&mut self.wanted.flights).into_values().flat_map(|flight| flight.answers);
@@ -254,7 +256,7 @@ impl Drop for Link {
 async fn listen(asks: &mut mpsc::Receiver<Ask>, wanted: &mut Wanted, acknowledged: &mut HashMap<String, String>) {
     while let Some(ask) = asks.recv().await {
         match ask {
-            Ask::Fetch { name, answer } => wanted.add(name, answer, None),
+            Ask::Fetch { name, fresh, answer } => wanted.add((name, fresh), answer, None),
             Ask::Acknowledge { name, version } => drop(acknowledged.insert(name, version)),
             // There is nobody to tell.
             #[cfg(feature = "run")]
@@ -263,11 +265,13 @@ async fn listen(asks: &mut mpsc::Receiver<Ask>, wanted: &mut Wanted, acknowledge
     }
 }
 
+/// A name, and whether its source is to be asked first.
+type Key = (String, bool);
+
 /// What the session waits for.
 struct Wanted {
     shared: Arc<Shared>,
-    /// By name.
-    flights: HashMap<String, Flight>,
+    flights: HashMap<Key, Flight>,
     next_id: u64,
     /// Names whose value in memory may no longer be current: fetched before anyone asks, and again where that fails.
     outdated: BTreeSet<String>,
@@ -284,22 +288,23 @@ struct Flight {
 
 impl Wanted {
     /// Someone waits for this. Who has given up meanwhile is dropped, so that what a long outage leaves is not asked for after it.
-    fn add(&mut self, name: String, answer: Answer, live: Option<&mut Live>) {
-        let flight = self.flights.entry(name.clone()).or_default();
+    fn add(&mut self, key: Key, answer: Answer, live: Option<&mut Live>) {
+        let flight = self.flights.entry(key.clone()).or_default();
         flight.answers.retain(|answer| !answer.is_closed());
         flight.answers.push(answer);
         if let Some(live) = live {
-            self.send(name, live);
+            self.send(key, live);
         }
     }
 
     /// Asks for it, unless it is asked for already: answers and changes come in order, so that an answer under way is at least
     /// as new as the last change that was heard of.
-    fn send(&mut self, name: String, live: &mut Live) {
-        let flight = self.flights.entry(name.clone()).or_default();
+    fn send(&mut self, key: Key, live: &mut Live) {
+        let flight = self.flights.entry(key.clone()).or_default();
         if flight.id.is_none() {
             flight.id = Some(self.next_id);
-            live.send(Request::Get(Get { id: self.next_id, name }));
+            let (name, fresh) = key;
+            live.send(Request::Get(Get { id: self.next_id, name, fresh }));
             self.next_id += 1;
         }
     }
@@ -307,7 +312,7 @@ impl Wanted {
     fn changed(&mut self, name: String, live: &mut Live) {
         if self.shared.read(&name).is_some() {
             self.outdated.insert(name.clone());
-            self.send(name, live);
+            self.send((name, false), live);
         }
     }
 
@@ -331,8 +336,9 @@ impl Wanted {
         self.retry_at = None;
         let in_time = |flight: &Flight| flight.id.is_some() || flight.answers.iter().any(|answer| !answer.is_closed());
         self.flights.retain(|_, flight| in_time(flight));
-        let names: BTreeSet<_> = self.flights.keys().chain(&self.outdated).cloned().collect();
-        names.into_iter().for_each(|name| self.send(name, live));
+        let outdated = self.outdated.iter().map(|name| (name.clone(), false));
+        let keys: BTreeSet<_> = self.flights.keys().cloned().chain(outdated).collect();
+        keys.into_iter().for_each(|key| self.send(key, live));
     }
 
     async fn time_to_retry(&self) {
@@ -346,9 +352,9 @@ impl Wanted {
     /// it cannot: the next `get` then says why.
     fn settle(&mut self, id: u64, name: &str, answer: &Result<Secret, Error>) {
         // Failed acknowledgements come with an id of 0, which no request has.
-        if self.flights.get(name).is_none_or(|flight| flight.id != Some(id)) {
-            return;
-        }
+        let asked = [false, true].map(|fresh| (name.to_owned(), fresh));
+        let is_answered = |key: &&Key| self.flights.get(*key).is_some_and(|flight| flight.id == Some(id));
+        let Some(key) = asked.iter().find(is_answered) else { return };
         match answer.as_ref().map_err(Error::retry) {
             Ok(secret) => {
                 self.outdated.remove(name);
@@ -362,7 +368,7 @@ impl Wanted {
             Err(Retry::Never) if self.outdated.contains(name) => self.withdrawn(name),
             Err(_) => {}
         }
-        let waiting = self.flights.remove(name).into_iter().flat_map(|flight| flight.answers);
+        let waiting = self.flights.remove(key).into_iter().flat_map(|flight| flight.answers);
         waiting.for_each(|waits| drop(waits.send(answer.clone())));
     }
 }

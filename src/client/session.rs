@@ -132,15 +132,28 @@ impl Session {
         self.0.shared.read(name)
     }
 
-    /// Asks the daemon, whatever is in memory: after an upstream refused the value, say. Callers who ask for the same secret at
-    /// the same time share one answer.
+    /// Asks the daemon, whatever is in memory. Callers who ask for the same secret at the same time share one answer.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn fetch(&self, name: &str) -> Result<Secret, Error> {
+        self.until_answered(name, false).await
+    }
+
+    /// The system that it opens has refused the value: has the daemon ask its source first, and gives what is current then. That may be the same
+    /// version. However many ask, and however often, the source is asked every five seconds at the most. A call takes up to five seconds
+    /// longer than [`fetch`](Self::fetch), and other requests of this session wait for it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn refetch(&self, name: &str) -> Result<Secret, Error> {
+        self.until_answered(name, true).await
+    }
+
+    async fn until_answered(&self, name: &str, fresh: bool) -> Result<Secret, Error> {
         let deadline = Instant::now() + self.0.timeout;
         loop {
-            let answer = self.ask(name, deadline).await;
+            let answer = self.ask(name, fresh, deadline).await;
             match answer.as_ref().err().and_then(|error| patience(error, deadline)) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return answer,
@@ -148,11 +161,11 @@ impl Session {
         }
     }
 
-    async fn ask(&self, name: &str, deadline: Instant) -> Result<Secret, Error> {
+    async fn ask(&self, name: &str, fresh: bool, deadline: Instant) -> Result<Secret, Error> {
         let Handle { shared, asks, timeout } = &*self.0;
         let (answer, answered) = oneshot::channel();
         let round = async {
-            asks.send(Ask::Fetch { name: name.into(), answer }).await.map_err(|_| shared.ended())?;
+            asks.send(Ask::Fetch { name: name.into(), fresh, answer }).await.map_err(|_| shared.ended())?;
             answered.await.map_err(|_| shared.ended())?
         };
         // Where there was no connection to ask over, that says more than the time it took to find out.

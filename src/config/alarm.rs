@@ -8,7 +8,7 @@ use super::{
     read::{Key, Refused, Section, key},
     sources::FileRef,
 };
-use crate::alarm::{Rules, hook};
+use crate::alarm::{Kind, Rules, hook};
 
 /// Rules, and where alarms go beside the log and the metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub struct AlarmSettings {
     pub webhook: Option<WebhookTarget>,
     /// `None`: `alarm.json` in the daemon's state directory.
     pub state_file: Option<PathBuf>,
+    /// Kinds for which the tool is contained that the alarm is about.
+    pub contain: Vec<Kind>,
 }
 
 /// Where alarms are sent.
@@ -47,6 +49,7 @@ pub(super) const KEYS: &[Key] = &[
     key("hook", "[\"/usr/local/sbin/valetkey-alarm\"]"),
     key("webhook", "{ url = \"https://alerts.example.com/valetkey\" }"),
     key("state-file", "\"/var/lib/valetkey/alarm.json\""),
+    key("contain", "[\"canary\"]"),
 ];
 pub(super) const WEBHOOK_KEYS: &[Key] = &[
     key("url", "\"https://alerts.example.com/valetkey\""),
@@ -73,7 +76,18 @@ pub(super) fn read(section: &Section<'_>) -> AlarmSettings {
         canary: rule("canary", default.canary),
         denials_per_minute: section.count32("denials-per-minute", 1_000_000).or(default.denials_per_minute),
     };
+    let kind = |word: &str| {
+        let named = Kind::ALL.into_iter().find(|kind| kind.word() == word);
+        named.ok_or("is no rule: canary, denied-secret, denials-per-minute, first-use, new-executable")
+    };
+    let contain = section.list("contain", kind).unwrap_or_default();
+    for kind in &contain {
+        if rules.is_off(*kind) {
+            section.reject("contain", format_args!("holds {}, a rule that is off: it raises no alarm", kind.word()));
+        }
+    }
     AlarmSettings {
+        contain,
         rules,
         hook: read_hook(section),
         webhook: section.section("webhook", WEBHOOK_KEYS, WEBHOOK_REFUSED).and_then(|section| webhook(&section)),

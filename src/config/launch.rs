@@ -10,10 +10,11 @@ use super::{
 };
 use crate::{
     name::SecretName,
-    policy::{Launch, OnRedaction, OnRotation, Rule, RunAs},
+    policy::{Launch, OnContain, OnRedaction, OnRotation, Rule, RunAs},
 };
 
 const ON_REDACTION: &[(&str, OnRedaction)] = &[("report", OnRedaction::Report), ("stop", OnRedaction::Stop)];
+const ON_CONTAIN: &[(&str, OnContain)] = &[("notify-only", OnContain::NotifyOnly), ("stop", OnContain::Stop)];
 
 /// Signals that a process can act on, by their names. The numbers are those of x86-64 and AArch64 (signal(7)).
 const SIGNALS: &[(&str, i32)] = &[
@@ -43,9 +44,17 @@ pub(super) fn read(tool: &Section<'_>, run_as: &RunAs, grants: &BTreeMap<SecretN
         redact_shapes: tool.boolean("redact-shapes").unwrap_or(default.redact_shapes),
         on_redaction: tool.choice("on-redaction", ON_REDACTION).unwrap_or(default.on_redaction),
         on_rotation: tool.parsed("on-rotation", on_rotation).unwrap_or(default.on_rotation),
+        on_contain: tool.choice("on-contain", ON_CONTAIN).unwrap_or(default.on_contain),
         sandbox: tool.section("sandbox", sandbox::KEYS, &[]).map(|section| sandbox::read(&section)),
     };
     check_together(tool, &launch, grants);
+    if launch.on_contain == OnContain::Stop && run_as.unit.is_none() {
+        tool.reject_for(
+            "on-contain",
+            "is for a tool that is a systemd unit: what `valetkey run` starts is stopped in any case, and nothing else can be",
+            "run-as = { unit = \"NAME.service\" }",
+        );
+    }
     launch
 }
 

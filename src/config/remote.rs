@@ -20,14 +20,14 @@ pub(super) use caller::{CERTIFICATE_KEYS, JWT_KEYS, check_callers, check_reach, 
 pub use issuer::{IssuerSettings, KeysFrom};
 pub(super) use issuer::{KEYS as ISSUER_KEYS, NAME_RULE as ISSUER_RULE, read as read_issuer};
 
+use crate::attest::is_workload_id;
+
 /// How callers over the network are served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteSettings {
     pub listen: SocketAddr,
-    /// The daemon's own certificate and those between it and its authority, in PEM; and its key, in a file of its own.
-    pub certificate_file: PathBuf,
-    pub key_file: FileRef,
-    /// Authorities of callers' certificates, in PEM. `None`: nobody is known by a certificate.
+    pub own: OwnCertificate,
+    /// Authorities of callers' certificates, in PEM. `None`: nobody is known by one of theirs.
     pub client_ca_file: Option<Arc<Path>>,
     /// Lists of revoked certificates, in PEM: one of each authority.
     pub crl_file: Option<PathBuf>,
@@ -49,6 +49,15 @@ pub struct RemoteSettings {
     pub idle_timeout: Duration,
 }
 
+/// Where the daemon's own certificate comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OwnCertificate {
+    /// It and those between it and its authority, in PEM; and its key, in a file of its own.
+    Files { certificate: PathBuf, key: FileRef },
+    /// A SPIFFE agent on this host, by the path of its socket; and which of the identities it gives. It says whom to believe as well.
+    WorkloadApi { socket: PathBuf, id: Option<String> },
+}
+
 /// Must a caller have a certificate?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientCertificates {
@@ -61,6 +70,8 @@ pub(super) const KEYS: &[Key] = &[
     key("listen", "\"192.0.2.10:7443\""),
     key("certificate-file", "\"/etc/valetkey/tls/cert.pem\""),
     key("key-file", "\"credential:valetkey-tls-key\""),
+    key("spiffe-endpoint-socket", "\"unix:///run/spire/agent/public/api.sock\""),
+    key("spiffe-id", "\"spiffe://example.org/valetkey\""),
     key("client-ca-file", "\"/etc/valetkey/tls/clients-ca.pem\""),
     key("crl-file", "\"/etc/valetkey/tls/crl.pem\""),
     key("client-certificates", "\"required\""),
@@ -96,10 +107,27 @@ const LONGEST_HANDSHAKE: Duration = Duration::from_secs(60);
 
 /// `None` where something that must be there is not.
 pub(super) fn read(section: &Section<'_>) -> Option<RemoteSettings> {
-    section.require(&["listen", "certificate-file", "key-file"]);
+    section.require(&["listen"]);
+    let by_agent = section.has("spiffe-endpoint-socket");
+    if by_agent {
+        for file in ["certificate-file", "key-file"] {
+            if section.has(file) {
+                section.reject_for(
+                    file,
+                    "stands beside `spiffe-endpoint-socket`, which gives the daemon another",
+                    "one of the two ways",
+                );
+            }
+        }
+    } else {
+        section.require(&["certificate-file", "key-file"]);
+        if section.has("spiffe-id") {
+            section.reject_for("spiffe-id", "asks nobody without `spiffe-endpoint-socket`", "spiffe-endpoint-socket beside it");
+        }
+    }
     let client_ca_file = section.absolute_path("client-ca-file").map(Arc::<Path>::from);
     let client_certificates = section.choice("client-certificates", CLIENT_CERTIFICATES).unwrap_or(ClientCertificates::Required);
-    if client_certificates == ClientCertificates::Required && !section.has("client-ca-file") {
+    if client_certificates == ClientCertificates::Required && !section.has("client-ca-file") && !by_agent {
         section.missing("client-ca-file");
     }
     let crl_file = section.absolute_path("crl-file");
@@ -110,8 +138,12 @@ pub(super) fn read(section: &Section<'_>) -> Option<RemoteSettings> {
     let duration = |key: &str, default: u64| section.duration(key).unwrap_or(Duration::from_secs(default));
     // All of them first: a mistake in one must not hide those in others.
     let listen = section.parsed("listen", listen);
-    let certificate_file = section.absolute_path("certificate-file");
-    let key_file = section.parsed("key-file", file_ref);
+    let (certificate, key) = (section.absolute_path("certificate-file"), section.parsed("key-file", file_ref));
+    let (socket, id) = (section.parsed("spiffe-endpoint-socket", endpoint), section.parsed("spiffe-id", spiffe_id));
+    let own = match by_agent {
+        true => socket.map(|socket| OwnCertificate::WorkloadApi { socket, id }),
+        false => certificate.zip(key).map(|(certificate, key)| OwnCertificate::Files { certificate, key }),
+    };
     let tls_1_2 = section.choice("min-tls", &[("1.3", false), ("1.2", true)]).unwrap_or(false);
     let max_connections_per_address = section.count32("max-connections-per-address", MOST).unwrap_or(max_connections.min(32));
     let failures_per_minute = section.count32("failures-per-minute", MOST).unwrap_or(60);
@@ -122,8 +154,7 @@ pub(super) fn read(section: &Section<'_>) -> Option<RemoteSettings> {
     }
     Some(RemoteSettings {
         listen: listen?,
-        certificate_file: certificate_file?,
-        key_file: key_file?,
+        own: own?,
         client_ca_file,
         crl_file,
         client_certificates,
@@ -135,6 +166,22 @@ pub(super) fn read(section: &Section<'_>) -> Option<RemoteSettings> {
         request_timeout,
         idle_timeout,
     })
+}
+
+/// As `SPIFFE_ENDPOINT_SOCKET` has it (Workload Endpoint, 4), or a path.
+fn endpoint(text: &str) -> Result<PathBuf, &'static str> {
+    let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")).unwrap_or(text);
+    match path {
+        path if path.starts_with('/') && !path.contains(['?', '#']) => Ok(path.into()),
+        path if path.contains("://") => {
+            Err("is no Unix socket: over TCP whoever takes the port first would say who this daemon is")
+        }
+        _ => Err("must be the absolute path of a Unix socket, such as unix:///run/spire/agent/public/api.sock"),
+    }
+}
+
+fn spiffe_id(text: &str) -> Result<String, &'static str> {
+    if is_workload_id(text) { Ok(text.into()) } else { Err("is no SPIFFE id of a workload") }
 }
 
 fn listen(text: &str) -> Result<SocketAddr, &'static str> {

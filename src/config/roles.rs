@@ -13,6 +13,7 @@ pub(super) const KEYS: &[Key] = &[
     key("operator", "[{ group = \"ops\" }]"),
     key("security", "[{ certificate = { uri = \"spiffe://example.org/people/security/*\" } }]"),
     key("owner", "[{ user = \"alice\" }]"),
+    key("two-person", "[\"contain\"]"),
 ];
 
 pub(super) fn read(section: &Section<'_>) -> Roles {
@@ -24,5 +25,9 @@ pub(super) fn read(section: &Section<'_>) -> Roles {
         }
         roles.insert(role, selectors.iter().map(identity::read).collect());
     }
-    Roles::new(roles)
+    let two_person = section.list("two-person", |word| match word {
+        "contain" => Ok(()),
+        _ => Err("is nothing that can take two operators: contain is"),
+    });
+    Roles::new(roles, two_person.is_some_and(|words| !words.is_empty()))
 }

@@ -10,12 +10,14 @@ use super::{
 use crate::{
     alarm::hook,
     name::SecretName,
-    rotate::{Alphabet, Generate, Hook, How, QuietHours, Settings, Stragglers},
+    rotate::{Alphabet, BySource, Generate, Hook, How, QuietHours, Settings, Stragglers},
+    source::vault::rotates_at,
 };
 
 pub(super) const KEYS: &[Key] = &[
     key("generate", "{ length = 32, alphabet = \"alphanumeric\" }"),
     key("hook", "[\"/usr/libexec/valetkey/rotate-postgresql\"]"),
+    key("source", "{ within = \"15m\" }"),
     key("with", "[\"db/admin\"]"),
     key("timeout", "\"30s\""),
     key("overlap", "\"1h\""),
@@ -28,6 +30,8 @@ pub(super) const GENERATE_KEYS: &[Key] = &[
     key("alphabet", "\"alphanumeric\", \"hex\", \"base64url\" or \"printable\""),
     key("prefix", "\"live_\""),
 ];
+
+pub(super) const SOURCE_KEYS: &[Key] = &[key("within", "\"15m\"")];
 
 const STRAGGLERS: &[(&str, Stragglers)] =
     &[("report", Stragglers::Report), ("end-session", Stragglers::EndSession), ("wait", Stragglers::Wait)];
@@ -43,18 +47,33 @@ const LONGEST: u64 = 4096;
 /// A value that can be guessed is no secret: as many bits as a key of AES-128 has less a few, which 22 letters and digits have.
 const FEWEST_BITS: f64 = 112.0;
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest that a function of AWS Lambda may run.
+const WITHIN: Duration = Duration::from_secs(15 * 60);
 
 /// Reads it; `None` where it cannot be used, and the reason is reported.
 pub(super) fn read(secret: &Section<'_>, source: Option<&SourceSettings>) -> Option<Settings> {
     let section = secret.section("rotation", KEYS, &[])?;
-    if let Some(why) = source.and_then(|source| unwritable(secret, source)) {
-        secret.reject_for("rotation", why, "no `rotation`; rotate it at its source, which `refresh-every` notices");
+    let by_source = section.section("source", SOURCE_KEYS, &[]).map(|section| by_source(&section));
+    match source {
+        Some(source) if section.has("source") => {
+            if let Some(why) = rotates_nothing(secret, source) {
+                section.reject_for("source", why, "one of: hook, generate");
+            }
+        }
+        Some(source) => {
+            if let Some(why) = unwritable(secret, source) {
+                secret.reject_for("rotation", why, "no `rotation`; rotate it at its source, which `refresh-every` notices");
+            }
+        }
+        None => {}
     }
     let default = Settings::default();
     let generate = section.section("generate", GENERATE_KEYS, &[]).map(|section| generate(&section));
     let hook = section.has("hook").then(|| read_hook(&section)).flatten();
-    if section.has("hook") && section.has("generate") {
-        section.reject_for("generate", "stands beside `hook`, which makes its own values", "one of: generate, hook");
+    let ways: Vec<_> = ["hook", "source", "generate"].into_iter().filter(|way| section.has(way)).collect();
+    if let [first, .., last] = ways.as_slice() {
+        let why = format!("stands beside `{first}`, which makes its own values");
+        section.reject_for(last, why, "one of: generate, hook, source");
     }
     for key in ["with", "timeout"].into_iter().filter(|key| section.has(key) && !section.has("hook")) {
         section.reject_for(key, "is for a `hook`", "no such key, or a hook");
@@ -68,7 +87,7 @@ pub(super) fn read(secret: &Section<'_>, source: Option<&SourceSettings>) -> Opt
         QuietHours::parse(text).ok_or("is not a time of day to another, in UTC, such as 08:00-18:00")
     });
     Some(Settings {
-        how: hook.map(How::Hook).or(generate.map(How::Generate)).unwrap_or(How::Given),
+        how: hook.map(How::Hook).or(by_source.map(How::Source)).or(generate.map(How::Generate)).unwrap_or(How::Given),
         overlap,
         overlap_at_least,
         stragglers: section.choice("stragglers", STRAGGLERS).unwrap_or(default.stragglers),
@@ -89,10 +108,32 @@ fn unwritable(secret: &Section<'_>, source: &SourceSettings) -> Option<&'static 
         SourceSettings::Vault(vault) if vault.kv_version == 1 => {
             Some("needs version 2 of the key-value engine: version 1 has no check-and-set")
         }
-        SourceSettings::Vault(_) if secret.text("path").is_some_and(|path| path.starts_with('/')) => {
-            Some("is for the key-value engine: what another engine makes has its own way to change")
-        }
+        SourceSettings::Vault(_) if secret.text("path").is_some_and(|path| path.starts_with('/')) => Some(
+            "is for the key-value engine: what another engine makes has its own way to change, which for a static role is `source`",
+        ),
         _ => None,
+    }
+}
+
+fn by_source(section: &Section<'_>) -> BySource {
+    BySource { within: section.duration("within").unwrap_or(WITHIN) }
+}
+
+/// Why a source does not rotate it by itself.
+fn rotates_nothing(secret: &Section<'_>, source: &SourceSettings) -> Option<&'static str> {
+    match source {
+        SourceSettings::AwsSecretsManager(_) if secret.text("stage").is_some_and(|stage| stage != "AWSCURRENT") => {
+            Some("is of no use beside `stage`, which names one version for good")
+        }
+        SourceSettings::AwsSecretsManager(_) => None,
+        SourceSettings::Vault(_) if secret.text("path").is_some_and(|path| rotates_at(path).is_some()) => None,
+        SourceSettings::Vault(_) => Some("is for static roles alone: path = \"/database/static-creds/app\""),
+        SourceSettings::AwsParameterStore(_)
+        | SourceSettings::AwsSts(_)
+        | SourceSettings::SealedFile(_)
+        | SourceSettings::Environment => {
+            Some("is for AWS Secrets Manager and static roles of Vault or OpenBao: this source rotates nothing by itself")
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     name::{SecretName, SourceName},
     policy::Origin,
     rotate,
+    source::aws_sts,
 };
 
 /// A secret as configured.
@@ -48,6 +49,8 @@ pub struct SecretSettings {
     pub canary: bool,
     /// Must an operator let each use of it through?
     pub approval: bool,
+    /// Is it made anew for each session, and good as long as that?
+    pub per_session: bool,
 }
 
 /// A system that a secret opens.
@@ -92,6 +95,7 @@ pub(super) const KEYS: &[Key] = &[
     key("rotation", "{ generate = { length = 32 } }"),
     key("canary", "true"),
     key("approval", "\"required\""),
+    key("per-session", "true"),
 ];
 pub(super) const REACHES_KEYS: &[Key] =
     &[key("system", "\"api.stripe.com\""), key("privilege", "\"read\", \"write\" or \"admin\"")];
@@ -116,11 +120,13 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
     let title = format!("[secret.\"{}\"]", named.name);
     let section = named.open(title.clone(), &title, KEYS, REFUSED)?;
     let source = source(&section, sources);
-    let path = match (section.has("path"), section.text("path")) {
-        (false, _) => Some(named.name.as_str()),
-        (true, path) => path,
-    };
     let kind = source.as_ref().and_then(|name| sources.usable.get(name));
+    let path = match (section.has("path"), kind) {
+        // All that comes from it is of one role.
+        (_, Some(SourceSettings::AwsSts(sts))) => Some(sts.role.arn.as_str()),
+        (false, _) => Some(named.name.as_str()),
+        (true, _) => section.text("path"),
+    };
     if let (Some(path), Some(kind)) = (path, kind) {
         check_path(&section, named.name.as_str(), path, kind);
     }
@@ -140,6 +146,7 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
             format!("`{key}` in {} has no meaning: a canary opens nothing, or it is a secret like any other", section.title);
         section.warn(section.line_of(key), what, format!("canary = true without `{key}`, and a value that opens nothing"));
     }
+    let per_session = per_session(&section, path, kind);
     let origin = Origin { file: named.doc.file.clone(), line: named.line };
     Some(SecretSettings {
         origin,
@@ -156,7 +163,54 @@ pub(super) fn read(named: &Named<'_, SecretName>, sources: &Defined<SourceName, 
         rotation,
         canary,
         approval: section.choice("approval", &[("required", true), ("none", false)]).unwrap_or(false),
+        per_session,
     })
+}
+
+/// Only where an engine makes something when it is read; and then nothing of it is kept, checked or rotated.
+fn per_session(section: &Section<'_>, path: Option<&str>, kind: Option<&SourceSettings>) -> bool {
+    let of_sts = matches!(kind, Some(SourceSettings::AwsSts(_)));
+    if !section.boolean("per-session").unwrap_or(false) {
+        if of_sts {
+            section.reject_for("source", "makes credentials for one session each", "per-session = true beside it");
+        }
+        return false;
+    }
+    if of_sts {
+        check_sts(section);
+    } else {
+        check_makes(section, path, kind);
+    }
+    for key in ["rotation", "rotate-every", "max-stale", "stage", "canary", "required"] {
+        if section.has(key) {
+            section.reject_for(
+                key,
+                "has no meaning beside `per-session`: each session has its own, as long as it lives",
+                "per-session = true alone",
+            );
+        }
+    }
+    true
+}
+
+/// The role stands in its source.
+fn check_sts(section: &Section<'_>) {
+    if section.has("path") {
+        section.reject_for("path", "has no meaning: the role is that of its source", "no such key");
+    }
+    if section.text("field").is_some_and(|field| !aws_sts::FIELDS.contains(&field)) {
+        let fields = aws_sts::FIELDS.map(|field| format!("field = \"{field}\"")).join(", ");
+        section.reject_for("field", "is none of a credential of AWS", format!("one of: {fields}; or none, for all in JSON"));
+    }
+}
+
+fn check_makes(section: &Section<'_>, path: Option<&str>, kind: Option<&SourceSettings>) {
+    let makes = |path: &str| path.starts_with('/');
+    if !matches!(kind, None | Some(SourceSettings::Vault(_))) || path.is_some_and(|path| !makes(path)) {
+        let why = "is for what an engine of Vault or OpenBao makes when it is read, with a lease";
+        let instead = "a source of kind \"vault\", and path = \"/database/creds/app\"; or one of kind \"aws-sts\"";
+        section.reject_for("per-session", why, instead);
+    }
 }
 
 fn source(section: &Section<'_>, sources: &Defined<SourceName, SourceSettings>) -> Option<SourceName> {

@@ -14,7 +14,7 @@ use super::{
     read::{Key, Named, Refused, Section, key},
 };
 use crate::name::SourceName;
-pub use aws::{AwsRole, AwsSettings};
+pub use aws::{AwsRole, AwsSettings, AwsStsSettings};
 pub use vault::{RoleId, VaultAuth, VaultSettings};
 
 /// A source as configured. The sources themselves are made from this elsewhere.
@@ -22,6 +22,7 @@ pub use vault::{RoleId, VaultAuth, VaultSettings};
 pub enum SourceSettings {
     AwsSecretsManager(AwsSettings),
     AwsParameterStore(AwsSettings),
+    AwsSts(AwsStsSettings),
     Vault(VaultSettings),
     SealedFile(SealedFileSettings),
     /// The daemon's own environment: for tests and first steps.
@@ -68,6 +69,7 @@ impl SourceSettings {
         match self {
             Self::AwsSecretsManager(_) => "aws-secrets-manager",
             Self::AwsParameterStore(_) => PARAMETER_STORE,
+            Self::AwsSts(_) => "aws-sts",
             Self::Vault(_) => "vault",
             Self::SealedFile(_) => "sealed-file",
             Self::Environment => "environment",
@@ -81,16 +83,16 @@ impl SourceSettings {
             | Self::AwsParameterStore(AwsSettings { freshness, .. })
             | Self::Vault(VaultSettings { freshness, .. })
             | Self::SealedFile(SealedFileSettings { freshness, .. }) => Some(*freshness),
-            Self::Environment => None,
+            Self::AwsSts(_) | Self::Environment => None,
         }
     }
 }
 
 pub(super) const KIND: Key =
-    key("kind", "\"aws-secrets-manager\", \"aws-parameter-store\", \"vault\", \"sealed-file\" or \"environment\"");
+    key("kind", "\"aws-secrets-manager\", \"aws-parameter-store\", \"aws-sts\", \"vault\", \"sealed-file\" or \"environment\"");
 
 const PARAMETER_STORE: &str = "aws-parameter-store";
-const KINDS: [&str; 5] = ["aws-secrets-manager", PARAMETER_STORE, "vault", "sealed-file", "environment"];
+const KINDS: [&str; 6] = ["aws-secrets-manager", PARAMETER_STORE, "aws-sts", "vault", "sealed-file", "environment"];
 
 const REFRESH_EVERY: Key = key("refresh-every", "\"5m\"");
 const MAX_STALE: Key = key("max-stale", "\"1h\"");
@@ -145,6 +147,7 @@ pub(super) fn read(named: &Named<'_, SourceName>) -> Option<SourceSettings> {
         Some(PARAMETER_STORE) if cfg!(feature = "aws-parameter-store") => {
             aws::read(&open(aws::KEYS)?).map(SourceSettings::AwsParameterStore)
         }
+        Some("aws-sts") => aws::read_sts(&open(aws::STS_KEYS)?).map(SourceSettings::AwsSts),
         Some("vault") => vault::read(&open(vault::KEYS)?).map(SourceSettings::Vault),
         Some("sealed-file") => sealed_file(&open(SEALED_FILE_KEYS)?).map(SourceSettings::SealedFile),
         Some("environment") => open(ENVIRONMENT_KEYS).map(|_| SourceSettings::Environment),

@@ -27,6 +27,7 @@ pub(super) const KEYS: &[Key] = &[
     key("redact-shapes", "false"),
     key("on-redaction", "\"report\""),
     key("on-rotation", "\"notify-only\""),
+    key("on-contain", "\"notify-only\""),
     key("sandbox", "{ read = [\"/usr\"], connect = [443] }"),
 ];
 pub(super) const GRANT_KEYS: &[Key] = &[
@@ -93,6 +94,14 @@ fn grants(tool: &Section<'_>, run_as: &RunAs, secrets: &Defined<SecretName, Secr
         let Some(section) = named.open(title, "secrets.\"NAME\" = {}", GRANT_KEYS, &[]) else { continue };
         let delivery = delivery(&section, &named.name, known);
         let key = delivery.word();
+        if delivery.credential().is_some() && secrets.usable.get(&named.name).is_some_and(|secret| secret.per_session) {
+            let why = "goes to a unit, and this secret is made for a session and ends with it: a unit has none";
+            section.reject_for(
+                "credential",
+                why,
+                "no `credential`: the tool asks over gRPC, or `env`, `file` or `fd` and valetkey run",
+            );
+        }
         if let Some(target) = delivery.target()
             && let Some(other) = targets.insert((delivery.is_launched(), target.to_owned()), named.name.clone())
             && known

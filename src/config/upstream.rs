@@ -9,7 +9,7 @@ use super::{AwsSettings, Config, SecretSettings, SourceSettings, VaultSettings};
 use crate::{
     name::{SecretName, SourceName},
     rotate::How,
-    source::write::BESIDE,
+    source::{vault::rotates_at, write::BESIDE},
 };
 
 /// Whose language.
@@ -24,7 +24,9 @@ pub enum Upstream {
 /// The sources that such a policy is for.
 pub fn upstream_sources(config: &Config, upstream: Upstream) -> Vec<&SourceName> {
     let speaks = |settings: &SourceSettings| match settings {
-        SourceSettings::AwsSecretsManager(_) | SourceSettings::AwsParameterStore(_) => upstream == Upstream::Aws,
+        SourceSettings::AwsSecretsManager(_) | SourceSettings::AwsParameterStore(_) | SourceSettings::AwsSts(_) => {
+            upstream == Upstream::Aws
+        }
         SourceSettings::Vault(_) => upstream == Upstream::Vault,
         SourceSettings::SealedFile(_) | SourceSettings::Environment => false,
     };
@@ -40,19 +42,27 @@ pub fn upstream_policy(config: &Config, source: &SourceName, kms_keys: &[String]
         secret.source == *source && (granted.contains(name) || for_hooks.contains(name) || secret.rotation.is_some())
     };
     let wanted = || config.secrets.iter().filter(is_wanted);
-    let rotated: BTreeSet<&str> = wanted().filter(|(_, s)| s.rotation.is_some()).map(|(_, s)| s.path.as_str()).collect();
+    let rotated_as = |by_source: bool| -> BTreeSet<&str> {
+        let is_so = |secret: &SecretSettings| {
+            secret.rotation.as_ref().is_some_and(|rotation| matches!(rotation.how, How::Source(_)) == by_source)
+        };
+        wanted().filter(|(_, secret)| is_so(secret)).map(|(_, secret)| secret.path.as_str()).collect()
+    };
+    let (rotated, by_source) = (rotated_as(false), rotated_as(true));
     match config.sources.get(source) {
         Some(SourceSettings::AwsSecretsManager(aws)) => {
             let paths: BTreeSet<&str> = wanted().map(|(_, secret)| secret.path.as_str()).collect();
             let batches =
                 wanted().filter(|(_, secret)| is_current(secret)).map(|(_, s)| &s.path).collect::<BTreeSet<_>>().len() > 1;
-            Ok(iam(secrets_manager(aws, &paths, &rotated, batches, kms_keys)))
+            Ok(iam(secrets_manager(aws, &paths, [&rotated, &by_source], batches, kms_keys)))
         }
         Some(SourceSettings::AwsParameterStore(aws)) => {
             Ok(iam(parameter_store(aws, wanted().map(|(_, secret)| secret.path.as_str()).collect(), kms_keys)))
         }
+        Some(SourceSettings::AwsSts(sts)) => Ok(iam(vec![statement("TakeRole", "sts:AssumeRole", vec![sts.role.arn.clone()])])),
         Some(SourceSettings::Vault(vault)) => {
-            acl(source, vault, wanted().map(|(_, secret)| secret.path.as_str()).collect(), &rotated)
+            let lends = wanted().any(|(_, secret)| secret.per_session);
+            acl(source, vault, wanted().map(|(_, secret)| secret.path.as_str()).collect(), [&rotated, &by_source], lends)
         }
         _ => Err(format!("{source} is a source that needs no policy")),
     }
@@ -96,7 +106,7 @@ fn account(aws: &AwsSettings) -> &str {
 fn secrets_manager(
     aws: &AwsSettings,
     paths: &BTreeSet<&str>,
-    rotated: &BTreeSet<&str>,
+    [rotated, by_source]: [&BTreeSet<&str>; 2],
     batches: bool,
     kms_keys: &[String],
 ) -> Vec<Value> {
@@ -110,10 +120,16 @@ fn secrets_manager(
     if !paths.is_empty() {
         statements.push(statement("ReadSecrets", "secretsmanager:GetSecretValue", paths.iter().map(resource).collect()));
     }
-    if !rotated.is_empty() {
-        for action in ["DescribeSecret", "PutSecretValue", "UpdateSecretVersionStage"] {
-            let id = format!("Rotate{action}");
-            statements.push(statement(&id, &format!("secretsmanager:{action}"), rotated.iter().map(resource).collect()));
+    let either: BTreeSet<&str> = rotated.union(by_source).copied().collect();
+    for (action, paths) in [
+        ("DescribeSecret", &either),
+        ("PutSecretValue", rotated),
+        ("UpdateSecretVersionStage", rotated),
+        ("RotateSecret", by_source),
+    ] {
+        if !paths.is_empty() {
+            let id = format!("Rotate{}", action.trim_start_matches("Rotate"));
+            statements.push(statement(&id, &format!("secretsmanager:{action}"), paths.iter().map(resource).collect()));
         }
     }
     if batches {
@@ -167,7 +183,13 @@ const OWN_TOKEN: [(&str, &str); 4] = [
     ("sys/capabilities-self", "update"),
 ];
 
-fn acl(source: &SourceName, vault: &VaultSettings, paths: BTreeSet<&str>, rotated: &BTreeSet<&str>) -> Result<String, String> {
+fn acl(
+    source: &SourceName,
+    vault: &VaultSettings,
+    paths: BTreeSet<&str>,
+    [rotated, by_source]: [&BTreeSet<&str>; 2],
+    lends: bool,
+) -> Result<String, String> {
     let mut rules: Vec<(String, &[&str])> = Vec::new();
     let mut leased = false;
     for path in paths {
@@ -178,7 +200,11 @@ fn acl(source: &SourceName, vault: &VaultSettings, paths: BTreeSet<&str>, rotate
         match (path.strip_prefix('/'), vault.kv_version) {
             (Some(path), _) => {
                 rules.push((path.to_owned(), &["read"]));
-                leased = true;
+                match rotates_at(&format!("/{path}")) {
+                    Some(rotates_at) if by_source.contains(format!("/{path}").as_str()) => rules.push((rotates_at, &["update"])),
+                    Some(_) => {}
+                    None => leased = true,
+                }
             }
             (None, 1) => rules.push((format!("{}/{path}", vault.mount), &["read"])),
             (None, _) => {
@@ -196,6 +222,10 @@ fn acl(source: &SourceName, vault: &VaultSettings, paths: BTreeSet<&str>, rotate
     rules.extend(OWN_TOKEN.iter().map(|(path, capability)| ((*path).to_owned(), std::slice::from_ref(capability))));
     if leased {
         rules.extend(["sys/leases/renew", "sys/leases/lookup"].map(|path| (path.to_owned(), &["update"][..])));
+    }
+    if lends {
+        // To end what was made for a session with it.
+        rules.push(("sys/leases/revoke".into(), &["update"]));
     }
     let namespace = vault.namespace.as_ref().map(|namespace| format!(", in namespace {namespace}")).unwrap_or_default();
     let rules: Vec<_> = rules

@@ -10,8 +10,8 @@ use super::places;
 use crate::{
     alarm::{self, Alarms},
     config::{
-        AlarmSettings, AwsSettings, Config, FileRef, LastGoodSettings, RoleId, SealedFileSettings, SourceSettings, VaultAuth,
-        VaultSettings, WebhookAddress, WebhookTarget,
+        AlarmSettings, AwsRole, AwsSettings, AwsStsSettings, Config, FileRef, LastGoodSettings, RoleId, SealedFileSettings,
+        SourceSettings, VaultAuth, VaultSettings, WebhookAddress, WebhookTarget,
     },
     name::SourceName,
     refresh::{LastGood, Plan, Planned},
@@ -19,6 +19,7 @@ use crate::{
     source::{
         Source, Wanted, aws,
         aws_secrets_manager::AwsSecretsManager,
+        aws_sts::{self, AwsSts},
         environment::{self, Environment},
         sealed_file::{self, Sealed},
         vault::{self, Vault},
@@ -99,6 +100,11 @@ fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) ->
             Arc::new(say(AwsSecretsManager::new(aws_settings(settings, captured, concurrency)?))?)
         }
         SourceSettings::AwsParameterStore(settings) => parameter_store(aws_settings(settings, captured, concurrency)?)?,
+        SourceSettings::AwsSts(AwsStsSettings { account, role, session_policy, life }) => {
+            let session_policy = session_policy.as_ref().map(|file| captured.file(file)).transpose()?;
+            let account = aws_settings(account, captured, concurrency)?;
+            Arc::new(say(AwsSts::new(aws_sts::Settings { account, role: aws_role(role), session_policy, life: *life }))?)
+        }
         SourceSettings::Vault(settings) => Arc::new(say(Vault::new(vault_settings(settings, captured, concurrency)?))?),
         SourceSettings::SealedFile(SealedFileSettings { file, identity_file, .. }) => {
             let (path, identity_file) = (captured.file(file)?, captured.file(identity_file)?);
@@ -110,7 +116,7 @@ fn source(settings: &SourceSettings, captured: &Captured, concurrency: usize) ->
 
 /// Starts what watches for alarms, where configuration wants it.
 pub fn alarms(config: &Config, captured: &Captured) -> Result<Option<Arc<Alarms>>, String> {
-    let Some(AlarmSettings { rules, hook, webhook, state_file }) = config.alarm.clone() else { return Ok(None) };
+    let Some(AlarmSettings { rules, hook, webhook, state_file, contain }) = config.alarm.clone() else { return Ok(None) };
     let webhook = webhook.map(|WebhookTarget { address, token_file, ca_file }| {
         let file = |file: Option<FileRef>| file.map(|file| captured.file(&file)).transpose();
         let address = match address {
@@ -123,7 +129,7 @@ pub fn alarms(config: &Config, captured: &Captured) -> Result<Option<Arc<Alarms>
         Some(file) => file,
         None => default_state_file().map_err(|error| format!("[alarm]: {}: {error}", places::state_dir().display()))?,
     };
-    let settings = alarm::Settings { hook, webhook: webhook.transpose()?, state_file: Some(state_file) };
+    let settings = alarm::Settings { hook, webhook: webhook.transpose()?, state_file: Some(state_file), contain };
     Alarms::start(rules, settings).map(Some).map_err(|problem| format!("[alarm]: {problem}"))
 }
 
@@ -151,11 +157,7 @@ fn parameter_store(_: aws::Settings) -> Result<Arc<dyn Source>, String> {
 
 /// An account of AWS, with files where they are.
 pub fn aws_settings(settings: &AwsSettings, captured: &Captured, concurrency: usize) -> Result<aws::Settings, String> {
-    let role = settings.role.as_ref().map(|role| aws::Role {
-        arn: role.arn.clone(),
-        external_id: role.external_id.clone(),
-        sts_endpoint: role.sts_endpoint.clone(),
-    });
+    let role = settings.role.as_ref().map(aws_role);
     Ok(aws::Settings {
         region: settings.region.clone(),
         endpoint: settings.endpoint.clone(),
@@ -165,6 +167,11 @@ pub fn aws_settings(settings: &AwsSettings, captured: &Captured, concurrency: us
         role,
         concurrency,
     })
+}
+
+fn aws_role(role: &AwsRole) -> aws::Role {
+    let AwsRole { arn, external_id, sts_endpoint } = role.clone();
+    aws::Role { arn, external_id, sts_endpoint }
 }
 
 /// Where the AWS SDK looks for profiles and their keys.
@@ -226,7 +233,8 @@ fn read_line(path: &Path) -> Result<String, String> {
 pub fn plan(config: &Config, sources: &Sources) -> Plan {
     let mut plan = Plan { timeout: config.daemon.load_timeout, ..Plan::default() };
     for name in config.policy.granted() {
-        let Some(secret) = config.secrets.get(name) else { continue };
+        // What is made for each session is read when one asks.
+        let Some(secret) = config.secrets.get(name).filter(|secret| !secret.per_session) else { continue };
         let Some((_, source)) = sources.get(&secret.source) else { continue };
         let freshness = config.sources.get(&secret.source).and_then(SourceSettings::freshness);
         let wanted =
@@ -265,7 +273,7 @@ fn place(source: &SourceSettings, Wanted { path, field, stage, .. }: &Wanted) ->
         SourceSettings::Vault(VaultSettings { address, namespace, mount, kv_version, .. }) => {
             serde_json::to_string(&(source.kind(), (address, namespace, mount, kv_version), within))
         }
-        SourceSettings::SealedFile(_) | SourceSettings::Environment => return None,
+        SourceSettings::AwsSts(_) | SourceSettings::SealedFile(_) | SourceSettings::Environment => return None,
     };
     place.ok().map(Arc::from)
 }

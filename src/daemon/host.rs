@@ -1,5 +1,7 @@
 //! What operators can ask of a running daemon, and what a reload does.
 
+mod containment;
+mod leases;
 mod rotation;
 
 use std::{
@@ -20,6 +22,7 @@ use tracing::{Instrument, error, info, warn};
 
 use super::{
     assemble::{self, Captured, Sources},
+    remote::RemotePort,
     seen,
 };
 use crate::{
@@ -27,10 +30,11 @@ use crate::{
     blast::Facts,
     broker::Broker,
     config::{self, Config, SourceSettings},
+    contain::Containments,
     delivery::{Explanation, Host, HostStatus, Reloaded, SecretFacts, SourceFacts},
     export::Exports,
     measure::span,
-    name::{SecretName, SourceName},
+    name::{SecretName, SourceName, ToolName},
     peer::Peer,
     policy::{Account, Role},
     proto::v1,
@@ -51,6 +55,7 @@ pub struct Parts {
     pub exports: Exports,
     /// Those that operators issue, where callers over the network are served.
     pub tokens: Option<Arc<Tokens>>,
+    pub remote: Option<RemotePort>,
     /// How callers are attested.
     pub method: String,
 }
@@ -65,6 +70,7 @@ pub struct Operations {
     last_good: Option<Arc<LastGood>>,
     exports: Exports,
     tokens: Option<Arc<Tokens>>,
+    remote: Option<RemotePort>,
     states: States,
     method: String,
     started: SystemTime,
@@ -80,6 +86,7 @@ pub struct Operations {
     closed: AtomicBool,
     sweep: JoinHandle<()>,
     rotations: OnceLock<Arc<Rotations>>,
+    containments: OnceLock<Arc<Containments>>,
 }
 
 /// What a reload replaces.
@@ -96,7 +103,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Operations {
     pub fn new(parts: Parts, broker: Arc<Broker>, control: Handle) -> Self {
-        let Parts { config, captured, sources, keeper, last_good, exports, tokens, method } = parts;
+        let Parts { config, captured, sources, keeper, last_good, exports, tokens, remote, method } = parts;
         let started = SystemTime::now();
         let plan = assemble::plan(&config, &sources);
         let now = RwLock::new(Now { config, sources, plan, configured: started, reload_error: String::new() });
@@ -111,6 +118,7 @@ impl Operations {
             last_good,
             exports,
             tokens,
+            remote,
             states,
             method,
             started,
@@ -121,6 +129,7 @@ impl Operations {
             closed: AtomicBool::new(false),
             sweep,
             rotations: OnceLock::new(),
+            containments: OnceLock::new(),
             reloads: AtomicU64::new(0),
             reloads_failed: AtomicU64::new(0),
         }
@@ -204,6 +213,10 @@ impl Operations {
         self.stop_upkeep().await;
         if let Some(last_good) = &self.last_good {
             last_good.close().await;
+        }
+        if let Some(leases) = self.broker.leases() {
+            // What is still out is on the list for the next daemon.
+            let _ = tokio::time::timeout(CLOSE_WITHIN, leases.settled()).await;
         }
         let sources = self.now.read().unwrap_or_else(PoisonError::into_inner).sources.clone();
         close(assemble::only_in(&sources, &Sources::new())).await;
@@ -396,6 +409,7 @@ impl Host for Operations {
             last_good: self.last_good.as_ref().map(|last_good| last_good.state()),
             exporters: self.exports.states(),
             reloads: (self.reloads.load(Relaxed), self.reloads_failed.load(Relaxed)),
+            remote: self.remote.as_ref().map(RemotePort::facts),
         }
     }
 
@@ -415,6 +429,7 @@ impl Host for Operations {
         let config = self.config();
         let Some(secret) = config.secrets.get(name) else { return SecretFacts::default() };
         SecretFacts {
+            source: secret.source.to_string(),
             path: secret.path.clone(),
             environment: secret.environment.clone().unwrap_or_default(),
             reaches: secret.reaches.iter().map(ToString::to_string).collect(),
@@ -436,9 +451,12 @@ impl Host for Operations {
             };
         };
         let explained = config::explain(&self.config(), &tool, &secret);
+        let contained = self.broker.is_contained(&tool) && explained.allowed;
+        let blocked =
+            || format!("{} but {tool} is contained: it gets nothing until `valetkey release {tool}`", explained.verdict);
         Explanation {
-            allowed: explained.allowed,
-            verdict: explained.verdict,
+            allowed: explained.allowed && !contained,
+            verdict: if contained { blocked() } else { explained.verdict },
             origin: explained.origin.map(|origin| origin.to_string()).unwrap_or_default(),
             run_as: explained.run_as,
             missing: explained.missing.unwrap_or_default(),
@@ -461,6 +479,14 @@ impl Host for Operations {
 
     fn rotations(&self) -> Option<Arc<Rotations>> {
         self.rotations.get().filter(|_| self.is_loaded()).cloned()
+    }
+
+    fn containments(&self) -> Option<Arc<Containments>> {
+        self.containments.get().filter(|_| self.is_loaded()).cloned()
+    }
+
+    fn contained(&self, tool: &ToolName) -> Option<(SystemTime, String)> {
+        self.containments.get()?.of(tool)
     }
 
     fn revoke_secret(&self, name: &str) -> Result<bool, String> {

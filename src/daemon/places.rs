@@ -39,3 +39,8 @@ pub fn state_dir() -> PathBuf {
 fn own_run_dir() -> Option<PathBuf> {
     std::env::home_dir().map(|home| home.join(OWN_RUN_DIR))
 }
+
+/// Is this systemd unit running? systemd has a link for each that is, and takes it away when that ends.
+pub fn unit_runs(unit: &str) -> bool {
+    std::fs::symlink_metadata(format!("/run/systemd/units/invocation:{unit}")).is_ok()
+}

@@ -1,6 +1,6 @@
 //! What serves callers over the network: a runtime of its own, so that whatever happens there takes no time from tools on this host.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::{Builder, Runtime},
@@ -11,9 +11,9 @@ use tracing::{error, info, warn};
 
 use super::{assemble::Captured, places};
 use crate::{
-    attest::{Desk, IssuerOptions, Issuers, KeySource, Tls, TlsFiles, Tokens},
+    attest::{Desk, IssuerOptions, Issuers, KeySource, Tls, TlsFiles, Tokens, WorkloadApi},
     broker::Broker,
-    config::{ClientCertificates, Config, IssuerSettings, KeysFrom, RemoteSettings},
+    config::{ClientCertificates, Config, IssuerSettings, KeysFrom, OwnCertificate, RemoteSettings},
     delivery::{self, Health, Host, RemoteListener, RemoteRoom},
 };
 
@@ -22,8 +22,22 @@ pub struct RemotePlane {
     runtime: Runtime,
     listener: RemoteListener,
     tls: Arc<Tls>,
+    agent: Option<WorkloadApi>,
     desk: Desk,
     admin: bool,
+}
+
+/// Where callers over the network connect.
+pub struct RemotePort {
+    address: SocketAddr,
+    tls: Arc<Tls>,
+}
+
+impl RemotePort {
+    pub fn facts(&self) -> delivery::RemoteFacts {
+        let certificate_until = self.tls.until();
+        delivery::RemoteFacts { address: self.address, certificate_until, spiffe_id: self.tls.spiffe_id() }
+    }
 }
 
 /// How often the files are looked at for a change.
@@ -45,7 +59,17 @@ impl RemotePlane {
         let runtime = builder.build().map_err(|error| vec![format!("cannot start threads: {error}")])?;
         let bound = runtime.block_on(RemoteListener::bind(settings.listen, tls.clone(), room(settings), broker.clone()));
         let listener = bound.map_err(|error| vec![format!("cannot listen at {} for [remote]: {error}", settings.listen)])?;
-        Ok(Some(Self { runtime, listener, tls, desk: Desk { tokens, issuers }, admin: config.policy.roles().has_remote() }))
+        let agent = match &settings.own {
+            OwnCertificate::Files { .. } => None,
+            OwnCertificate::WorkloadApi { socket, id } => Some(WorkloadApi { socket: socket.clone(), id: id.clone() }),
+        };
+        let admin = config.policy.roles().has_remote();
+        Ok(Some(Self { runtime, listener, tls, agent, desk: Desk { tokens, issuers }, admin }))
+    }
+
+    /// Where it is, and what it shows of the daemon.
+    pub fn port(&self) -> RemotePort {
+        RemotePort { address: self.listener.address(), tls: self.tls.clone() }
     }
 
     /// The tokens that operators issue.
@@ -61,10 +85,14 @@ impl RemotePlane {
         health: Health,
         stop: watch::Receiver<bool>,
     ) -> (Runtime, JoinHandle<()>) {
-        let Self { runtime, listener, tls, desk, admin } = self;
+        let Self { runtime, listener, tls, agent, desk, admin } = self;
         info!(address = %listener.address(), operators = admin, "listening for callers over the network");
         let issuers = desk.issuers.clone();
         runtime.spawn(async move { issuers.keep_fresh().await });
+        if let Some(agent) = agent {
+            let (tls, broker) = (tls.clone(), broker.clone());
+            runtime.spawn(async move { agent.follow(&tls, || broker.policy().authorities()).await });
+        }
         runtime.spawn(keep_fresh(tls, broker.clone()));
         let remote = delivery::Remote { listener, desk, broker, health, host: admin.then_some(host) };
         let served = runtime.spawn(async move {
@@ -83,9 +111,12 @@ fn note<T>(reasons: &mut Vec<String>, made: Result<T, String>) -> Option<T> {
 }
 
 fn tls(settings: &RemoteSettings, config: &Config, captured: &Captured) -> Result<Arc<Tls>, String> {
+    let own = match &settings.own {
+        OwnCertificate::Files { certificate, key } => Some((certificate.clone(), captured.file(key)?)),
+        OwnCertificate::WorkloadApi { .. } => None,
+    };
     let files = TlsFiles {
-        certificate: settings.certificate_file.clone(),
-        key: captured.file(&settings.key_file)?,
+        own,
         client_ca: settings.client_ca_file.clone(),
         crl: settings.crl_file.clone(),
         required: settings.client_certificates == ClientCertificates::Required,

@@ -45,6 +45,9 @@ fn file() -> PathBuf {
     places::state_dir().join("units.json")
 }
 
+/// Units that start at the same time are remembered at once: each time everything is looked through and written.
+const TOGETHER: Duration = Duration::from_millis(100);
+
 /// Remembers what units were handed, and leaves word of those that have an old version. Without an end.
 pub async fn watch(broker: Arc<Broker>) {
     broker.remember_units(recall(&file()));
@@ -53,7 +56,7 @@ pub async fn watch(broker: Arc<Broker>) {
     loop {
         tokio::select! {
             _ = every.tick() => {}
-            () = broker.unit_was_handed() => {}
+            () = broker.unit_was_handed() => tokio::time::sleep(TOGETHER).await,
             changed = changes.changed() => if changed.is_err() { return },
         }
         if !broker.is_ready() {
@@ -92,6 +95,14 @@ fn tell(outdated: &Outdated) {
         }
     }
 }
+
+/// Leaves word that a unit is to be stopped.
+pub(super) fn leave_word_to_stop(unit: &str) -> Result<(), String> {
+    leave_word(Path::new(ROTATED), &format!("{STOP}{unit}")).map_err(|error| format!("{ROTATED}: {error}"))
+}
+
+/// Before the name of a unit that is to be stopped. No unit's name has a comma (systemd.unit(5)).
+pub const STOP: &str = "stop,";
 
 /// A unit's name as policy has it: no path is in it.
 fn leave_word(folder: &Path, unit: &str) -> io::Result<()> {

@@ -1,18 +1,19 @@
 //! The `Admin` service: what operators see and do. No answer carries a value: nothing here can read one.
 
-use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering::Relaxed, time::SystemTime};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, sync::atomic::Ordering::Relaxed, time::SystemTime};
 
 use tonic::{Request, Response, Status};
 use tracing::info;
 
-use super::{pace::Guest, redact, rotation, status};
+use super::{containment, pace::Guest, redact, rotation, status};
 use crate::{
     attest::{Attested, Tokens},
     broker::{Broker, Deed},
+    contain::Containments,
     export,
     name::{SecretName, SourceName, ToolName},
     peer::{Peer, Witness},
-    policy::{Delivery, Role},
+    policy::{Delivery, Policy, Role},
     proto::v1::{self, admin_server},
     refresh::{LastGoodState, Refreshed, SourceState},
     rotate::{Rotations, of_sessions},
@@ -40,6 +41,10 @@ pub trait Host: Send + Sync {
     fn reload(&self) -> Working<'_, Result<Reloaded, Vec<String>>>;
     /// What rotates secrets. `None`: there is no place to keep where rotations stand.
     fn rotations(&self) -> Option<Arc<Rotations>>;
+    /// What contains tools. `None` as for rotations.
+    fn containments(&self) -> Option<Arc<Containments>>;
+    /// Since when a tool is contained, and who ordered it.
+    fn contained(&self, tool: &ToolName) -> Option<(SystemTime, String)>;
     /// Drops a value from memory, and from the copy on disk; an error where that still has it. `false`: there is no such secret.
     fn revoke_secret(&self, name: &str) -> Result<bool, String>;
 }
@@ -62,6 +67,18 @@ pub struct HostStatus {
     pub exporters: Vec<export::State>,
     /// Reloads that took effect, and that did not.
     pub reloads: (u64, u64),
+    /// Where callers over the network are served.
+    pub remote: Option<RemoteFacts>,
+}
+
+/// Facts about the listener for callers over the network.
+#[derive(Debug, Clone)]
+pub struct RemoteFacts {
+    pub address: SocketAddr,
+    /// When the daemon's certificate ends. `None`: it has none to show.
+    pub certificate_until: Option<SystemTime>,
+    /// Who it is by its SPIFFE agent.
+    pub spiffe_id: Option<String>,
 }
 
 /// Facts about a source.
@@ -79,6 +96,7 @@ pub struct SourceFacts {
 /// What configuration says of a secret.
 #[derive(Debug, Clone, Default)]
 pub struct SecretFacts {
+    pub source: String,
     pub path: String,
     pub environment: String,
     pub reaches: Vec<String>,
@@ -150,9 +168,31 @@ impl AdminService {
         &*self.host
     }
 
+    /// One of which each session has its own, and nobody any other.
+    fn made_for_sessions(&self, policy: &Policy, name: &SecretName) -> v1::SecretInfo {
+        let facts = self.host.secret(name);
+        let may = policy.tools().filter(|(_, tool)| tool.grants.contains_key(name));
+        let holders = of_sessions(self.broker.sessions(), name, None);
+        v1::SecretInfo {
+            name: name.to_string(),
+            source: facts.source,
+            path: facts.path,
+            environment: facts.environment,
+            reaches: facts.reaches,
+            state: "per-session".into(),
+            tools: may.map(|(tool, _)| tool.to_string()).collect(),
+            holders: holders.len() as u64,
+            versions: rotation::versions(&holders, None, None),
+            ..Default::default()
+        }
+    }
+
     fn tool(&self, name: &ToolName, tool: &crate::policy::ToolPolicy) -> v1::Tool {
         let tally = self.broker.tally(name);
+        let contained = self.host.contained(name);
         v1::Tool {
+            contained_since: contained.as_ref().map(|(since, _)| (*since).into()),
+            contained_by: contained.map(|(_, by)| by).unwrap_or_default(),
             name: name.to_string(),
             description: tool.description.clone(),
             run_as: tool.run_as.describe(),
@@ -322,6 +362,12 @@ impl admin_server::Admin for AdminService {
             last_good: host.last_good.map(last_good),
             ready: self.broker.is_ready(),
             audit: audit(&self.broker, host.exporters),
+            contained: self.broker.contained().iter().map(ToString::to_string).collect(),
+            remote: host.remote.map(|remote| v1::RemoteStatus {
+                address: remote.address.to_string(),
+                certificate_until: remote.certificate_until.map(Into::into),
+                spiffe_id: remote.spiffe_id.unwrap_or_default(),
+            }),
         }))
     }
 
@@ -372,7 +418,10 @@ impl admin_server::Admin for AdminService {
                 name: name.to_string(),
             }
         });
-        Ok(Response::new(v1::ListSecretsResponse { secrets: secrets.collect() }))
+        let mut secrets: Vec<_> = secrets.collect();
+        secrets.extend(policy.per_session().iter().map(|name| self.made_for_sessions(&policy, name)));
+        secrets.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(Response::new(v1::ListSecretsResponse { secrets }))
     }
 
     async fn list_sessions(
@@ -402,6 +451,10 @@ impl admin_server::Admin for AdminService {
             let held = listing.get(secret.name.as_str()).and_then(|(_, entry)| entry.as_ref().ok());
             secret.current = held.map(|held| held.version.to_string()).unwrap_or_default();
         }
+        let contained = self.broker.contained();
+        for tool in &mut inventory.tools {
+            tool.contained = contained.iter().any(|name| name.as_str() == tool.name);
+        }
         inventory.sessions = self.broker.sessions().list().iter().map(|one| session(one)).collect();
         Ok(Response::new(inventory))
     }
@@ -418,6 +471,18 @@ impl admin_server::Admin for AdminService {
     async fn roll_back(&self, request: Request<v1::RollBackRequest>) -> Result<Response<Self::RollBackStream>, Status> {
         let operator = self.operator(&request, Role::Security)?;
         rotation::roll_back(&self.broker, &*self.host, operator.peer(), &request.into_inner().secret).map(Response::new)
+    }
+
+    type ContainStream = containment::Answers;
+
+    async fn contain(&self, request: Request<v1::ContainRequest>) -> Result<Response<Self::ContainStream>, Status> {
+        let operator = self.operator(&request, Role::Security)?;
+        containment::contain(&self.broker, &*self.host, operator.peer(), request.into_inner()).await.map(Response::new)
+    }
+
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let operator = self.operator(&request, Role::Security)?;
+        containment::release(&self.broker, &*self.host, operator.peer(), &request.into_inner().tool).await.map(Response::new)
     }
 
     type RedactStream = redact::Answers;

@@ -26,6 +26,7 @@ use super::{
 use crate::{
     attest::{Attested, Attestor, PeerStream},
     peer::Peer,
+    source::directory::open_to_others,
 };
 
 /// Where to listen.
@@ -235,17 +236,11 @@ pub(super) fn check_directory(dir: &Path) -> Result<(), BindError> {
     if found.uid() != 0 && found.uid() != rustix::process::geteuid().as_raw() {
         return refuse("it belongs to another user");
     }
-    if found.mode() & 0o022 != 0 {
-        return refuse("others may write to it (chmod go-w)");
+    match open_to_others(dir).map_err(fails)? {
+        None => Ok(()),
+        Some(_) if found.mode() & 0o022 != 0 => refuse("others may write to it (chmod go-w)"),
+        Some(_) => refuse("others may write to a directory above it (chmod go-w)"),
     }
-    // Who may write to a directory above it can put another in its place, unless the sticky bit forbids.
-    for above in dir.canonicalize().map_err(fails)?.ancestors().skip(1) {
-        let mode = std::fs::metadata(above).map_err(fails)?.mode();
-        if mode & 0o022 != 0 && mode & 0o1000 == 0 {
-            return refuse("others may write to a directory above it (chmod go-w)");
-        }
-    }
-    Ok(())
 }
 
 fn check_stale(path: &Path) -> Result<(), BindError> {

@@ -152,7 +152,8 @@ impl Front {
     async fn shake_hands(&self, stream: TcpStream) -> Result<TlsStream<TcpStream>, Unproven> {
         // Answers are gathered already: waiting for more would only be late.
         let _ = stream.set_nodelay(true);
-        let shaken = timeout(self.room.handshake, TlsAcceptor::from(self.tls.server()).accept(stream)).await;
+        let server = self.tls.server().ok_or(Unproven::NoIdentity)?;
+        let shaken = timeout(self.room.handshake, TlsAcceptor::from(server).accept(stream)).await;
         let stream = shaken.map_err(|_| Unproven::HandshakeTimedOut)?.map_err(|error| {
             debug!(%error, "a handshake failed");
             Unproven::of_handshake(&error)
@@ -161,8 +162,8 @@ impl Front {
     }
 
     fn refuse(&self, address: SocketAddr, unproven: Unproven) {
-        // Who is not heard for its failures, or has too many open, does not fail once more by that.
-        if !matches!(unproven, Unproven::TooManyFailures | Unproven::TooManyConnections) {
+        // Who is not heard for its failures, or has too many open, does not fail once more by that; nor by what the daemon lacks.
+        if !matches!(unproven, Unproven::TooManyFailures | Unproven::TooManyConnections | Unproven::NoIdentity) {
             self.failures.add(address.ip());
         }
         self.broker.login_refused(Remote { address, certificate: None, token: None }, unproven.reason(), &unproven.to_string());

@@ -130,7 +130,7 @@ mod tests {
     }
 
     fn get(id: u64) -> Get {
-        Get { id, name: "x".repeat(id as usize % 40) }
+        Get { id, name: "x".repeat(id as usize % 40), fresh: false }
     }
 
     fn framed(messages: &[Get]) -> Vec<u8> {

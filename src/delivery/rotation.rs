@@ -132,7 +132,7 @@ async fn one(
             return drop(tell.send(planned(&secret, &outlook, end)).await);
         }
     }
-    match rotations.start(&secret, given, "operator").await {
+    match rotations.start(&secret, given, "operator", None).await {
         Ok(followed) => follow(followed, tell).await,
         Err(why) => drop(tell.send(refused(&why)).await),
     }

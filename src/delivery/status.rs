@@ -32,6 +32,7 @@ pub fn reason(reason: Reason) -> v1::Reason {
         Reason::NotAuthenticated => v1::Reason::NotAuthenticated,
         Reason::ApprovalPending => v1::Reason::ApprovalPending,
         Reason::ApprovalDenied => v1::Reason::ApprovalDenied,
+        Reason::ToolContained => v1::Reason::ToolContained,
     }
 }
 
@@ -41,7 +42,8 @@ fn code(reason: Reason) -> Code {
         | Reason::ScopeNotAllowed
         | Reason::OutsideScope
         | Reason::CommandNotAllowed
-        | Reason::ApprovalDenied => Code::PermissionDenied,
+        | Reason::ApprovalDenied
+        | Reason::ToolContained => Code::PermissionDenied,
         Reason::PeerChanged | Reason::NotAuthenticated => Code::Unauthenticated,
         Reason::SecretUnavailable
         | Reason::ShuttingDown

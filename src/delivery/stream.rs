@@ -52,7 +52,7 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
     loop {
         match poll_fn(|cx| hearing.poll_next(cx)).await {
             Next::News => tell_news(broker, &session, &mut told, out).await?,
-            Next::Request(Request::Get(Get { id, name })) => match get(broker, caller, &session, &name).await {
+            Next::Request(Request::Get(Get { id, name, fresh })) => match get(broker, caller, &session, &name, fresh).await {
                 Ok((handout, _under_way)) => out.send(frame::session_secret(id, &handout)).await,
                 Err(refused) if ends_the_session(&refused) => return Err(status::refused(&refused)),
                 Err(refused) => {
@@ -83,8 +83,17 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
 }
 
 /// One secret, and the place that its request takes until the answer is taken.
-async fn get(broker: &Arc<Broker>, caller: &Attested, session: &Session, name: &str) -> Result<(Handout, UnderWay), Refused> {
+async fn get(
+    broker: &Arc<Broker>,
+    caller: &Attested,
+    session: &Session,
+    name: &str,
+    fresh: bool,
+) -> Result<(Handout, UnderWay), Refused> {
     let under_way = broker.begin(session)?;
+    if fresh {
+        broker.freshen(caller, session, name).await;
+    }
     Ok((broker.get(caller, session, name).await?, under_way))
 }
 
@@ -220,7 +229,7 @@ pub fn changes(broker: &Broker, session: &Session, told: &mut Versions) -> Vec<R
 
 /// The version in memory of each secret of the scope.
 pub fn scope_versions(broker: &Broker, session: &Session) -> Versions {
-    session.scope.secrets().map(|name| (name.clone(), broker.version(name))).collect()
+    session.scope.secrets().map(|name| (name.clone(), broker.version_for(session, name))).collect()
 }
 
 /// What a session that was granted is told.

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     attest::Attested,
-    broker::{Broker, Refused, UnderWay},
+    broker::{Broker, MAX_BATCH, Refused, UnderWay},
     proto::v1::{
         AcknowledgeVersionRequest, AcknowledgeVersionResponse, CloseSessionRequest, CloseSessionResponse, GetSecretsRequest,
         GetSecretsResponse, Open, Opened, RedactRequest, RenewSessionRequest, SecretEvent, SessionRequest, SessionResponse,
@@ -86,12 +86,15 @@ async fn get_secrets(
     out: &frame::Out,
 ) -> Result<(), Status> {
     let mut requests = Requests::<GetSecretsRequest>::new(request.into_body());
-    let Some(GetSecretsRequest { session, names }) = requests.next().await? else {
+    let Some(GetSecretsRequest { session, names, fresh }) = requests.next().await? else {
         return Err(status::bad_request("the call carries no request"));
     };
     let session = broker.session(caller, &session).map_err(refused)?;
     // Until the answer is taken.
     let _under_way = broker.begin(&session).map_err(refused)?;
+    // One that asks for too many is refused below.
+    let fresh = names.iter().filter(|_| fresh).take(MAX_BATCH);
+    futures_util::future::join_all(fresh.map(|name| broker.freshen(caller, &session, name))).await;
     let handouts = broker.get_all(caller, &session, &names).await.map_err(refused)?;
     out.send(frame::get_secrets(&handouts)).await;
     Ok(())

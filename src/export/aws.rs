@@ -12,7 +12,10 @@ use bytes::Bytes;
 use reqwest::{Method, StatusCode};
 
 use super::Failed;
-use crate::source::aws::{Keys, Settings};
+use crate::source::{
+    aws::{Keys, Settings},
+    other_end,
+};
 
 /// An account's API of one service.
 pub struct Api {
@@ -43,14 +46,8 @@ pub struct Call<'a> {
 impl Api {
     /// Calls nobody yet.
     pub fn new(settings: Settings, service: Service, endpoint: String) -> Result<Self, String> {
-        let http = reqwest::Client::builder()
-            .tls_backend_rustls()
-            .redirect(reqwest::redirect::Policy::none())
-            .http1_only()
-            .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(20));
-        // Reading the system's authorities is for those who need them.
-        let http = if endpoint.starts_with("http:") { http.tls_certs_only([]) } else { http };
+        let http = other_end::client(Some(&endpoint), None).map_err(|error| error.to_string())?;
+        let http = http.connect_timeout(Duration::from_secs(5)).timeout(Duration::from_secs(20));
         let http = http.build().map_err(|_| "TLS cannot be set up: check the system's certificates".to_owned())?;
         let region = settings.region.clone();
         let keys = Keys::new(settings).map_err(|error| error.to_string())?;

@@ -29,8 +29,17 @@ pub struct Certificate {
     /// In lower case.
     pub dns: Vec<String>,
     pub emails: Vec<String>,
-    /// The files of authorities that vouch for it, of those that configuration names.
-    pub vouched_by: BTreeSet<Arc<Path>>,
+    /// Who vouches for it, of those that configuration names. A name that none of them may vouch for is not above.
+    pub vouched_by: BTreeSet<Authority>,
+}
+
+/// Who vouches for certificates.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Authority {
+    /// The certificates in a file.
+    File(Arc<Path>),
+    /// The bundle of a SPIFFE trust domain, for SPIFFE ids of that domain and for nothing else.
+    TrustDomain(Arc<str>),
 }
 
 /// What a token has proven.

@@ -21,6 +21,7 @@ pub struct Launch {
     pub redact_shapes: bool,
     pub on_redaction: OnRedaction,
     pub on_rotation: OnRotation,
+    pub on_contain: OnContain,
     pub sandbox: Option<Sandbox>,
 }
 
@@ -34,6 +35,7 @@ impl Default for Launch {
             redact_shapes: false,
             on_redaction: OnRedaction::Report,
             on_rotation: OnRotation::NotifyOnly,
+            on_contain: OnContain::NotifyOnly,
             sandbox: None,
         }
     }
@@ -63,6 +65,14 @@ pub enum OnRotation {
     Rewrite,
     /// Rewrites, then sends this signal.
     Signal(i32),
+}
+
+/// What becomes of the unit that a tool is when the tool is contained. A launcher always stops what it started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnContain {
+    NotifyOnly,
+    /// systemd is asked to stop it.
+    Stop,
 }
 
 /// Bounds of a launched process. What is `None` is as the launcher has it.

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::peer::{Certificate, Jwt, Remote, Sha256, Token};
+use crate::peer::{Authority, Certificate, Jwt, Remote, Sha256, Token};
 
 /// Every selector that is set must hold. None: nobody over the network is this tool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -99,7 +99,7 @@ impl CertificateIs {
             return Err(format!("its certificate has digest {}, not {digest}", found.sha256));
         }
         match &self.ca_file {
-            Some(file) if !found.vouched_by.contains(file) => {
+            Some(file) if !found.vouched_by.contains(&Authority::File(file.clone())) => {
                 Err(format!("no authority in {} vouches for its certificate", file.display()))
             }
             _ => Ok(()),
@@ -175,7 +175,7 @@ mod tests {
 
     fn certificate(uris: &[&str], dns: &[&str]) -> Certificate {
         let all = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        let vouched_by = [Path::new("/etc/ca.pem").into()].into();
+        let vouched_by = [Authority::File(Path::new("/etc/ca.pem").into())].into();
         Certificate { sha256: Sha256([1; 32]), uris: all(uris), dns: all(dns), emails: vec!["a@example.com".into()], vouched_by }
     }
 

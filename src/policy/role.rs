@@ -34,22 +34,31 @@ impl Role {
 
 /// Who has which role.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Roles(BTreeMap<Role, Vec<RunAs>>);
+pub struct Roles {
+    by: BTreeMap<Role, Vec<RunAs>>,
+    /// Containing a tool takes two operators.
+    two_to_contain: bool,
+}
 
 impl Roles {
-    pub fn new(roles: BTreeMap<Role, Vec<RunAs>>) -> Self {
-        Self(roles)
+    pub fn new(by: BTreeMap<Role, Vec<RunAs>>, two_to_contain: bool) -> Self {
+        Self { by, two_to_contain }
+    }
+
+    /// Does it take two operators to contain a tool?
+    pub fn two_to_contain(&self) -> bool {
+        self.two_to_contain
     }
 
     /// Does nothing say who has one?
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.by.is_empty()
     }
 
     /// The highest that the caller has.
     pub fn of(&self, peer: &Peer) -> Option<Role> {
         let has = |(_, selectors): &(&Role, &Vec<RunAs>)| selectors.iter().any(|run_as| run_as.check(peer).is_ok());
-        self.0.iter().rev().find(has).map(|(role, _)| *role)
+        self.by.iter().rev().find(has).map(|(role, _)| *role)
     }
 
     /// May anybody who calls over the network have one?
@@ -58,6 +67,6 @@ impl Roles {
     }
 
     pub fn selectors(&self) -> impl Iterator<Item = &RunAs> {
-        self.0.values().flatten()
+        self.by.values().flatten()
     }
 }

@@ -442,9 +442,9 @@ mod tests {
         about(&copy, 60);
         assert_eq!(copy.difference(&lock(&copy.disk)), Difference::None);
         let secret = "it".parse().unwrap();
-        keeper.confirm(&secret, &1.into(), confirmed(50, 3600, None));
+        keeper.confirm(&secret, &1.into(), confirmed(50, 3600, None), None);
         about(&copy, 360);
-        keeper.confirm(&secret, &1.into(), confirmed(20, 30, None));
+        keeper.confirm(&secret, &1.into(), confirmed(20, 30, None), None);
         about(&copy, 60);
         put(&keeper, 2, confirmed(10, 3600, Some("there")));
         about(&copy, 1);

@@ -209,6 +209,13 @@ impl One {
         for (group, _) in groups.iter().enumerate().filter(|(_, group)| group.iter().any(unanswered)) {
             schedule.due_by(group, SOON.mul_f64(0.5 + 0.5 * chance()));
         }
+        // What is lent, whoever read it: the load, or who looked after it under another configuration.
+        for (group, wanted) in groups.iter().enumerate() {
+            let within = wanted.iter().filter_map(|wanted| keeper.check_within(&wanted.secret)).min();
+            if let Some(within) = within {
+                schedule.due_by(group, within.mul_f64(0.8 + 0.2 * chance()));
+            }
+        }
         // What stands there of before may be of secrets that nobody wants any more.
         states.change(&name, |state| {
             state.next_checks.clear();
@@ -246,7 +253,7 @@ impl One {
                 } else if let Some((group, due)) = next
                     && due <= Instant::now()
                 {
-                    self.check(group).await;
+                    self.check(group, &|_| true).await;
                 }
             }
         };
@@ -269,6 +276,7 @@ impl One {
             waiting.push(order);
         }
         let all = waiting.iter().any(|order| order.secrets.is_none());
+        // Those alone are asked about: of what else stands in their group, the turn comes.
         let asked = |wanted: &Wanted| {
             all || waiting.iter().any(|order| order.secrets.as_ref().is_some_and(|secrets| secrets.contains(&wanted.secret)))
         };
@@ -281,7 +289,7 @@ impl One {
                 refreshed.failed.extend(rest.map(|wanted| (wanted.secret.clone(), SourceError::clone(error))));
                 continue;
             }
-            let (went, changed, failed) = self.check(group).await;
+            let (went, changed, failed) = self.check(group, &asked).await;
             // One may be silent by itself. Where two are it is the source, and whoever waits is not kept for all the others' timeouts.
             silent = match (went, silent, failed.first()) {
                 (Went::Unreachable { .. }, before, Some((_, error))) => {
@@ -296,11 +304,17 @@ impl One {
         waiting.into_iter().for_each(|order| drop(order.answer.send(refreshed.clone())));
     }
 
-    /// Checks a group, and takes in what it finds. Says how it went, what changed and what failed.
-    async fn check(&mut self, group: usize) -> (Went, Vec<SecretName>, Vec<(SecretName, SourceError)>) {
+    /// Checks a group, or some of it, and takes in what it finds. Says how it went, what changed and what failed.
+    async fn check(
+        &mut self,
+        group: usize,
+        asked: &(dyn Fn(&Wanted) -> bool + Sync),
+    ) -> (Went, Vec<SecretName>, Vec<(SecretName, SourceError)>) {
         let began = Stamp::now();
-        let span = span!("check", source = %self.name, secrets = self.groups[group].len());
-        let (known, mut found) = self.look(group).instrument(span.clone()).await;
+        let wanted: Vec<Wanted> = self.groups[group].iter().filter(|wanted| asked(wanted)).cloned().collect();
+        let in_part = wanted.len() < self.groups[group].len();
+        let span = span!("check", source = %self.name, secrets = wanted.len());
+        let (known, mut found) = self.look(&wanted).instrument(span.clone()).await;
         let known: HashMap<_, _> = known.into_iter().map(|known| (known.wanted.secret, known.version)).collect();
         let went = went(&found);
         let was_out = self.schedule.next_try().is_some();
@@ -313,14 +327,23 @@ impl One {
                 Went::Idle => "nothing to ask for",
             },
         );
-        self.schedule.checked(group, went, self.began.elapsed(), chance());
+        match went {
+            // The turn of the others comes as it would have come.
+            Went::Well { within } if in_part && !was_out => {
+                let within = within.map(|within| self.began.elapsed() + within.mul_f64(0.8 + 0.2 * chance()));
+                within.into_iter().for_each(|at| self.schedule.due_by(group, at));
+            }
+            Went::Idle if in_part => {}
+            went => self.schedule.checked(group, went, self.began.elapsed(), chance()),
+        }
         let mut failed = Vec::new();
         let mut news = Vec::new();
         for (secret, result) in found.drain() {
             match result {
-                Ok(Checked::Same { .. }) => {
+                Ok(Checked::Same { check_within }) => {
                     let confirmed = self.planned.confirmed(&secret, began);
-                    let holds = known.get(&secret).is_some_and(|known| self.keeper.confirm(&secret, known, confirmed));
+                    let holds =
+                        known.get(&secret).is_some_and(|known| self.keeper.confirm(&secret, known, confirmed, check_within));
                     // It became stale and was wiped while its source was asked: it is read at once, not at its next turn.
                     if !holds && self.keeper.version(&secret) != Err(Absent::Revoked) {
                         self.schedule.due_by(group, self.began.elapsed());
@@ -338,7 +361,7 @@ impl One {
         }
         let changed = commit(news, &self.plan, began, &self.keeper);
         if went != Went::Idle {
-            self.tell(group, began, went, &changed, &failed);
+            self.tell(group, &wanted, began, went, &changed, &failed);
         }
         match was_out == self.schedule.next_try().is_some() {
             true => self.tell_when(group..group + 1),
@@ -347,11 +370,11 @@ impl One {
         (went, changed, failed)
     }
 
-    /// Asks the source about a group: of what is held, whether it is current; of what is not, whether it can be had now. What was held,
+    /// Asks the source about these: of what is held, whether it is current; of what is not, whether it can be had now. What was held,
     /// and what was found.
-    async fn look(&self, group: usize) -> (Vec<Known>, Found) {
+    async fn look(&self, wanted: &[Wanted]) -> (Vec<Known>, Found) {
         let (mut known, mut missing) = (Vec::new(), Vec::new());
-        for wanted in &self.groups[group] {
+        for wanted in wanted {
             match self.keeper.version(&wanted.secret) {
                 Ok(version) => known.push(Known { wanted: wanted.clone(), version }),
                 // It stays so until a reload.
@@ -386,7 +409,15 @@ impl One {
     }
 
     /// Puts what happened on the record, once: an outage when it begins and ends, a refusal when it is new.
-    fn tell(&self, group: usize, began: Stamp, went: Went, changed: &[SecretName], failed: &[(SecretName, SourceError)]) {
+    fn tell(
+        &self,
+        group: usize,
+        wanted: &[Wanted],
+        began: Stamp,
+        went: Went,
+        changed: &[SecretName],
+        failed: &[(SecretName, SourceError)],
+    ) {
         let source = &self.name;
         for secret in changed {
             if let Ok(version) = self.keeper.version(secret) {
@@ -397,7 +428,7 @@ impl One {
         let failed: HashMap<_, _> = failed.iter().map(|(secret, error)| (secret, error)).collect();
         let is_out = matches!(went, Went::Unreachable { .. }) && !self.schedule.fails_alone(group);
         self.states.change(source, |state| {
-            for wanted in &self.groups[group] {
+            for wanted in wanted {
                 let secret = &wanted.secret;
                 match failed.get(secret).copied() {
                     Some(error) if error.cause.is_final() => {

@@ -10,12 +10,13 @@ use std::{
 use tracing::{info, warn};
 
 use self::work::Work;
-use super::{How, Record, Settings, State, Step, Stragglers, Target, Way, machine::Event, rotations::Shared};
+use super::{BySource, How, Record, Settings, State, Step, Stragglers, Target, Way, machine::Event, rotations::Shared};
 use crate::{
     audit::{self, Kind, Outcome, Who},
     name::{SecretName, Version},
     secret::SecretValue,
     session::{End as SessionEnd, Session},
+    source::rotate::Turn,
 };
 
 /// The first and the longest pause before a step that failed is tried again.
@@ -24,6 +25,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const LOOK: Duration = Duration::from_millis(250);
 /// So often a source is asked for the new version, where it does not come by itself.
 const ASK: Duration = Duration::from_secs(2);
+/// A source that rotates by itself is asked again at first after this.
+const SOON: Duration = Duration::from_millis(100);
 
 /// One rotation under way.
 pub(super) struct Driving {
@@ -51,9 +54,12 @@ impl Driving {
             if state.is_over() {
                 break;
             }
-            // While holders move there is more to tell.
-            if !matches!(state.step, Step::Overlap | Step::Return) {
-                self.publish(None);
+            match state.step {
+                // While holders move there is more to tell.
+                Step::Overlap | Step::Return => {}
+                // Who follows may have seen none of that: it can be over at once.
+                Step::Retire => self.publish(self.record.new_version().as_ref()),
+                _ => self.publish(None),
             }
             self.pause(state).await;
             let (event, problem) = match self.asked.rolls_back(state) {
@@ -140,6 +146,9 @@ impl Driving {
             // Configuration may be mended; what is under way stays as it is until then.
             Err(problem) => return (Event::Failed, problem),
         };
+        if self.record.way == Way::Source {
+            return self.step_of_source(&target, state).await;
+        }
         let Some(writer) = target.source.writer() else { return (Event::Failed, "its source cannot be written to".into()) };
         let Some(base) = self.record.base() else { return (Event::Failed, "its record names no version".into()) };
         let work =
@@ -170,8 +179,51 @@ impl Driving {
         }
     }
 
+    /// One that the source makes: all of it is the finish, and nothing is staged by us, retired or undone.
+    async fn step_of_source(&mut self, target: &Target, state: State) -> Tried {
+        match state.step {
+            Step::Finish => match self.have_source_rotate(target).await {
+                Ok(new) => {
+                    self.record.is_current(&new, SystemTime::now());
+                    done()
+                }
+                Err(tried) => tried,
+            },
+            Step::Overlap | Step::Return => self.wait_for_holders(target, state.step).await,
+            Step::Restore => (Event::Lost, "its source rotated it, and has no way back".into()),
+            Step::Create | Step::Set | Step::Test | Step::Retire | Step::Undo | Step::Over => done(),
+        }
+    }
+
+    /// Tells the source, and waits for it.
+    async fn have_source_rotate(&self, target: &Target) -> Result<Version, Tried> {
+        let gone = |words: &str| Err((Event::Impossible, words.to_owned()));
+        let How::Source(BySource { within }) = &target.settings.how else {
+            return gone("configuration does not say any longer that its source rotates it");
+        };
+        let Some(source) = target.source.rotator() else { return gone("its source does not rotate secrets by itself") };
+        let Some(base) = self.record.base() else { return Err((Event::Failed, "its record names no version".into())) };
+        let begun = tokio::time::Instant::now();
+        let mut wait = SOON;
+        loop {
+            match source.rotate(&target.wanted, &base, &self.record.token).await {
+                Ok(Turn::Done(new)) => return Ok(new),
+                Ok(Turn::UnderWay) if begun.elapsed() < *within => {}
+                Ok(Turn::UnderWay) => {
+                    let words = format!("its source is at it for longer than {} s: see there why", within.as_secs());
+                    return Err((Event::Failed, words));
+                }
+                Ok(Turn::Lost) => return Err((Event::Lost, "somebody else has changed it".into())),
+                Ok(Turn::Never(why)) => return gone(&why),
+                Err(error) => return Err((Event::Failed, error.to_string())),
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(ASK);
+        }
+    }
+
     /// Until every holder that this daemon knows has moved, or the time for it is over.
-    async fn wait_for_holders(&self, target: &Target, step: Step) -> Tried {
+    async fn wait_for_holders(&mut self, target: &Target, step: Step) -> Tried {
         let to = if step == Step::Overlap { self.record.new_version() } else { self.record.back() };
         let Some(to) = to else { return done() };
         let settings = &target.settings;
@@ -179,19 +231,25 @@ impl Driving {
         let mut asked = tokio::time::Instant::now();
         self.shared.host.refresh(target.siblings.clone()).await;
         loop {
-            self.publish(Some(&to));
             let now = SystemTime::now();
+            if let Some(overlap) = self.asked.hurries() {
+                self.record.hurry(overlap, now);
+            }
+            self.publish(Some(&to));
             let held = self.shared.broker.version(&self.secret).map(|(version, _)| version);
             let behind: Vec<_> = self.shared.holders(&self.secret, &to).into_iter().filter(|holder| !holder.moved).collect();
             // What no tool may have is not held here, and nobody can be behind.
             let told = held.as_ref().is_none_or(|held| *held == to);
-            let early = step == Step::Overlap && settings.overlap_at_least.is_some_and(|least| now < self.record.deadline(least));
+            let overlap = self.record.overlap(settings);
+            let at_least =
+                settings.overlap_at_least.map(|least| if self.record.is_hurried() { least.min(overlap) } else { least });
+            let early = step == Step::Overlap && at_least.is_some_and(|least| now < self.record.deadline(least));
             if told && behind.is_empty() && !early {
                 return done();
             }
-            if now >= self.record.deadline(settings.overlap) && !early {
+            if now >= self.record.deadline(overlap) && !early {
                 match settings.stragglers {
-                    Stragglers::Wait => {}
+                    Stragglers::Wait if !self.record.is_hurried() => {}
                     how => return self.leave_behind(&behind, how),
                 }
             }
@@ -246,6 +304,8 @@ impl Driving {
 pub(super) fn way(settings: &Settings, given: bool) -> Result<Way, String> {
     match (&settings.how, given) {
         (How::Hook(_), true) => Err("it is rotated by a hook, which makes its own values".into()),
+        (How::Source(_), true) => Err("it is rotated by its source, which makes its own values".into()),
+        (How::Source(_), false) => Ok(Way::Source),
         (_, true) => Ok(Way::Given),
         (How::Generate(_), false) => Ok(Way::Generate),
         (How::Hook(_), false) => Ok(Way::Hook),

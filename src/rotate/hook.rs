@@ -255,19 +255,12 @@ fn watched<'a>(fd: Option<BorrowedFd<'a>>, flags: PollFlags, pidfd: &'a OwnedFd)
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        os::unix::fs::PermissionsExt,
-        path::{Path, PathBuf},
-    };
+    use std::{fs, path::Path};
 
     use super::*;
 
     fn script(folder: &Path, text: &str) -> Vec<String> {
-        let path: PathBuf = folder.join("hook");
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        vec![path.to_str().unwrap().into(), "an-argument".into()]
+        vec![crate::alarm::hook::script(folder, text), "an-argument".into()]
     }
 
     fn told(step: Step, check: impl FnOnce(&Told<'_>)) {

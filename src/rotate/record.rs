@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{End, State, Step, Way};
+use super::{End, Settings, State, Step, Way};
 use crate::{
     name::{SecretName, Version},
     refresh::own_file,
@@ -24,7 +24,7 @@ pub struct Record {
     /// 32 hex digits: names the rotation at the source, in the system and in the log.
     pub token: String,
     pub way: Way,
-    /// Who began it: `operator` or `schedule`.
+    /// Who began it: `operator`, `schedule` or `containment`.
     pub by: String,
     pub state: State,
     /// The version that was current when it began.
@@ -41,6 +41,9 @@ pub struct Record {
     pub problem: String,
     /// Who had not moved when the overlap was over.
     left_behind: String,
+    /// How long holders have to move, in seconds, where that is not as configured: then nobody is waited for longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    overlap: Option<u64>,
 }
 
 /// Seconds since the epoch.
@@ -73,7 +76,29 @@ impl Record {
             ended: None,
             problem: String::new(),
             left_behind: String::new(),
+            overlap: None,
         }
+    }
+
+    pub fn with_overlap(self, overlap: Option<Duration>) -> Self {
+        Self { overlap: overlap.map(|overlap| overlap.as_secs()), ..self }
+    }
+
+    /// Holders have so long from now on, and no longer than they had.
+    pub fn hurry(&mut self, overlap: Duration, now: SystemTime) {
+        let begun = time(self.finished.unwrap_or(self.started));
+        let least = now.duration_since(begun).unwrap_or_default() + overlap;
+        self.overlap = Some(self.overlap.map_or(least.as_secs(), |before| before.min(least.as_secs())));
+    }
+
+    /// Are holders in a hurry?
+    pub fn is_hurried(&self) -> bool {
+        self.overlap.is_some()
+    }
+
+    /// How long holders have to move.
+    pub fn overlap(&self, settings: &Settings) -> Duration {
+        self.overlap.map_or(settings.overlap, Duration::from_secs)
     }
 
     pub fn secret(&self) -> Option<SecretName> {
@@ -144,9 +169,7 @@ pub struct Folder(PathBuf);
 impl Folder {
     /// Makes the directory, for its owner alone.
     pub fn take(path: PathBuf) -> Result<Self, String> {
-        use std::os::unix::fs::DirBuilderExt;
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        made.map_err(|error| format!("{}: {error}", path.display()))?;
+        own_file::take_folder(&path)?;
         Ok(Self(path))
     }
 

@@ -16,17 +16,17 @@ use tokio::{
 use tracing::{info, warn};
 
 use super::{
-    Folder, Holder, Host, Record, Scheduled, Settings, State, Way,
+    Folder, Holder, Host, Record, Scheduled, Settings, State, Target, Way,
     drive::{self, Driving},
     holders,
-    machine::Event,
+    machine::{Event, Step},
     schedule,
 };
 use crate::{
     broker::Broker,
     name::{SecretName, Version},
     secret::SecretValue,
-    source::SourceError,
+    source::{SourceError, write::Current},
 };
 
 /// Where a rotation stands, for those who follow it.
@@ -35,6 +35,8 @@ pub struct Progress {
     pub secret: SecretName,
     pub token: String,
     pub way: Way,
+    /// Who began it: `operator`, `schedule` or `containment`.
+    pub by: String,
     pub state: State,
     pub old: Option<Version>,
     /// The version that holders move to: the new one, or, when it is rolled back, the old one.
@@ -74,6 +76,8 @@ pub enum Refused {
     Source(SecretName, SourceError),
     #[error("{0} is not being rotated: the old value is retired by now, or there was none")]
     NotUnderWay(SecretName),
+    #[error("{0} is rotated by its source, which has no way back: rotate it once more")]
+    NoWayBack(SecretName),
     #[error("{0} is at the step `{1}`, from which it is not rolled back: try again in a moment")]
     NotNow(SecretName, &'static str),
 }
@@ -82,6 +86,7 @@ pub enum Refused {
 #[derive(Default)]
 pub(super) struct Asked {
     roll_back: AtomicBool,
+    hurry: Mutex<Option<Duration>>,
     wake: Notify,
 }
 
@@ -89,6 +94,11 @@ impl Asked {
     /// Is it wished, and possible? It is granted once.
     pub fn rolls_back(&self, state: State) -> bool {
         state.may_roll_back() && self.roll_back.swap(false, Relaxed)
+    }
+
+    /// From now on, holders have so long. Answered once.
+    pub fn hurries(&self) -> Option<Duration> {
+        self.hurry.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub async fn woken(&self) {
@@ -121,7 +131,8 @@ impl Shared {
     /// Tells those who follow.
     pub fn publish(&self, secret: &SecretName, record: &Record, waits_for: Option<&Version>, settings: Option<Settings>) {
         let holders = waits_for.map(|to| self.holders(secret, to)).unwrap_or_default();
-        let deadline = waits_for.and(settings).map(|settings| record.deadline(settings.overlap));
+        let waits = matches!(record.state.step, Step::Overlap | Step::Return);
+        let deadline = waits_for.and(settings).filter(|_| waits).map(|settings| record.deadline(record.overlap(&settings)));
         if let Some(under_way) = self.lock().get(secret) {
             under_way.progress.send_replace(Progress { holders, deadline, ..progress(secret, record) });
         }
@@ -133,7 +144,9 @@ impl Shared {
         info!(%secret, rotation = %record.token, end, "rotation: over");
         let under_way = self.lock().remove(secret);
         if let Some(UnderWay { progress: followed, .. }) = under_way {
-            followed.send_replace(progress(secret, record));
+            let last = progress(secret, record);
+            let holders = last.new.as_ref().map(|to| self.holders(secret, to)).unwrap_or_default();
+            followed.send_replace(Progress { holders, ..last });
         }
     }
 }
@@ -143,6 +156,7 @@ fn progress(secret: &SecretName, record: &Record) -> Progress {
         secret: secret.clone(),
         token: record.token.clone(),
         way: record.way,
+        by: record.by.clone(),
         state: record.state,
         old: record.base(),
         new: record.back().or_else(|| record.new_version()),
@@ -168,13 +182,14 @@ impl Rotations {
         Self { shared: Arc::new(Shared { broker, host, folder, under_way: Mutex::default() }), control }
     }
 
-    /// Begins a rotation, and follows it. `given` is the new value, where the operator gave one. It goes on whether or not anybody
-    /// follows.
+    /// Begins a rotation, and follows it. `given` is the new value, where the operator gave one; `overlap` how long holders have to move,
+    /// where that is not as configured. It goes on whether or not anybody follows.
     pub async fn start(
         &self,
         secret: &SecretName,
         given: Option<SecretValue>,
         by: &'static str,
+        overlap: Option<Duration>,
     ) -> Result<watch::Receiver<Progress>, Refused> {
         let cannot = |why: String| Refused::CannotBe(secret.clone(), why);
         match self.shared.folder.read(secret) {
@@ -184,14 +199,16 @@ impl Rotations {
         }
         let target = self.shared.host.target(secret).map_err(cannot)?;
         let way = drive::way(&target.settings, given.is_some()).map_err(cannot)?;
-        let Some(writer) = target.source.writer() else { return Err(cannot(unwritable(target.source.kind()))) };
-        let current = writer.look(&target.wanted).await.map_err(|error| Refused::Source(secret.clone(), error))?;
+        let current = standing(secret, &target, way).await?;
         if let Some(token) = current.staged {
             self.shared.host.refresh(target.siblings).await;
+            if way == Way::Source {
+                return Err(cannot(format!("its source is at it already, for version {token}: what comes of that is noticed")));
+            }
             return Err(Refused::Elsewhere(secret.clone(), token));
         }
         let token = token().ok_or_else(|| cannot("the system gives no random numbers".into()))?;
-        let record = Record::begin(secret, token, way, by, &current.version, SystemTime::now());
+        let record = Record::begin(secret, token, way, by, &current.version, SystemTime::now()).with_overlap(overlap);
         self.drive(secret, record, given).ok_or_else(|| Refused::UnderWay(secret.clone()))
     }
 
@@ -225,13 +242,25 @@ impl Rotations {
         let under_way = self.shared.lock();
         let Some(UnderWay { progress, asked }) = under_way.get(secret) else { return Err(Refused::NotUnderWay(secret.clone())) };
         let followed = progress.subscribe();
-        let state = followed.borrow().state;
+        let (state, way) = (followed.borrow().state, followed.borrow().way);
+        if way == Way::Source {
+            return Err(Refused::NoWayBack(secret.clone()));
+        }
         if !state.may_roll_back() {
             return Err(Refused::NotNow(secret.clone(), state.step.word()));
         }
         asked.roll_back.store(true, Relaxed);
         asked.wake.notify_one();
         Ok(followed)
+    }
+
+    /// Has the one of this secret that is under way wait for its holders no longer than this, and follows it.
+    pub fn hurry(&self, secret: &SecretName, overlap: Duration) -> Option<watch::Receiver<Progress>> {
+        let under_way = self.shared.lock();
+        let UnderWay { progress, asked } = under_way.get(secret)?;
+        *asked.hurry.lock().unwrap_or_else(PoisonError::into_inner) = Some(overlap);
+        asked.wake.notify_one();
+        Some(progress.subscribe())
     }
 
     /// Those that are under way.
@@ -259,8 +288,7 @@ impl Rotations {
         let cannot = |why: String| Refused::CannotBe(secret.clone(), why);
         let target = self.shared.host.target(secret).map_err(cannot)?;
         let way = drive::way(&target.settings, given).map_err(cannot)?;
-        let Some(writer) = target.source.writer() else { return Err(cannot(unwritable(target.source.kind()))) };
-        let current = writer.look(&target.wanted).await.map_err(|error| Refused::Source(secret.clone(), error))?;
+        let current = standing(secret, &target, way).await?;
         let recorded = || self.last(secret).and_then(|record| record.finished());
         let holders = self.shared.holders(secret, &current.version);
         Ok(Outlook { way, since: current.created.or_else(recorded), version: current.version, holders })
@@ -303,7 +331,7 @@ impl Rotations {
         if !schedule::may_begin(now, *quiet_hours) {
             return Plan { look: now + Duration::from_secs(60), failures: 0 };
         }
-        if let Err(refused) = self.start(secret, None, "schedule").await {
+        if let Err(refused) = self.start(secret, None, "schedule", None).await {
             warn!(%secret, "it is due to be rotated, and cannot be: {refused}");
         }
         // Whether it went well shows in its age, at the next turn.
@@ -317,6 +345,19 @@ impl Rotations {
 struct Plan {
     look: SystemTime,
     failures: u32,
+}
+
+/// What the source has of it now.
+async fn standing(secret: &SecretName, target: &Target, way: Way) -> Result<Current, Refused> {
+    let cannot = |why: String| Refused::CannotBe(secret.clone(), why);
+    let (source, wanted) = (&target.source, &target.wanted);
+    let looked = match (way, source.rotator(), source.writer()) {
+        (Way::Source, Some(rotator), _) => rotator.standing(wanted).await,
+        (Way::Source, None, _) => return Err(cannot(format!("a source of kind {} rotates nothing by itself", source.kind()))),
+        (_, _, Some(writer)) => writer.look(wanted).await,
+        (_, _, None) => return Err(cannot(unwritable(source.kind()))),
+    };
+    looked.map_err(|error| Refused::Source(secret.clone(), error))
 }
 
 fn unwritable(kind: &str) -> String {

@@ -44,7 +44,7 @@ mod wire;
 
 pub use super::relay::{Channel, Filter, Verdict};
 pub use ends::{Ended, Why};
-pub use events::{Event, Events, Sender, channel};
+pub use events::{Event, Events, Number, Sender, channel};
 pub use failure::NotStarted;
 pub use find::find;
 pub use guardian::Guardian;

@@ -2,6 +2,7 @@
 //! waits for nobody.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     io,
     path::PathBuf,
@@ -15,7 +16,13 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Runtime, sync::Notify};
+use tokio::{
+    runtime::Runtime,
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+use super::process::Number;
 
 use crate::{
     client::{Client, Error, OWN_SOCKET, SYSTEM_SOCKET, Secret, Session},
@@ -36,6 +43,19 @@ pub enum News<'a> {
     /// The daemon has ended the session for good, and says why.
     Ended(&'a Error),
 }
+
+/// Whether the tool has a new version.
+pub enum Taken {
+    /// It has the old one until it is started anew.
+    No,
+    /// It was put in the place of the old one. How soon the tool looks there nobody can see: it is taken for done after [`SETTLES`].
+    Put,
+    /// It is started anew with it: when this restart [has begun](super::process::Sender::begun).
+    With(Number),
+}
+
+/// A tool that reads a file, or has had a signal, works with what it read before for no longer.
+const SETTLES: Duration = Duration::from_secs(1);
 
 /// How long the end of a launcher waits for a daemon that does not answer.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -92,33 +112,51 @@ impl Granted {
         })
     }
 
-    /// Follows the session on a thread of its own, which tells `hear` of what comes; that answers whether the tool has it now.
-    pub fn follow(self, hear: impl Fn(News<'_>) -> bool + Send + 'static) -> io::Result<Followed> {
+    /// Follows the session on a thread of its own, which tells `hear` of what comes; that answers whether the tool has it. `begun` is the
+    /// last restart that has.
+    pub fn follow(
+        self,
+        begun: watch::Receiver<Number>,
+        hear: impl Fn(News<'_>) -> Taken + Send + 'static,
+    ) -> io::Result<Followed> {
         let Self { session, runtime, .. } = self;
         let over = Arc::new(Notify::new());
         let (followed, until) = (session.clone(), over.clone());
         let thread = thread::Builder::new().name("session".into()).stack_size(256 * 1024);
-        let thread = thread.spawn(move || runtime.block_on(listen(&followed, &until, &hear)))?;
+        let thread = thread.spawn(move || runtime.block_on(listen(&followed, &until, begun, &hear)))?;
         Ok(Followed { session, over, thread, reported: Arc::default() })
     }
 }
 
-async fn listen(session: &Session, over: &Notify, hear: &impl Fn(News<'_>) -> bool) {
+async fn listen(session: &Session, over: &Notify, mut begun: watch::Receiver<Number>, hear: &impl Fn(News<'_>) -> Taken) {
     let mut changes = session.watch();
+    // Only what the tool works with is said to be in use: the old version is taken from it then.
+    let (mut put, mut with) = (VecDeque::new(), VecDeque::new());
     loop {
+        let settled = put.front().map(|(at, _)| *at);
         tokio::select! {
             change = changes.next() => match change {
-                Some(change) => {
-                    // Only what reaches the tool is said to be in use.
-                    if hear(News::Changed(&change.secret)) {
-                        drop(session.acknowledge(&change.secret).await);
-                    }
+                Some(change) => match hear(News::Changed(&change.secret)) {
+                    Taken::No => {}
+                    Taken::Put => put.push_back((Instant::now() + SETTLES, change.secret)),
+                    Taken::With(number) => with.push_back((number, change.secret)),
                 }
                 None => {
                     hear(News::Ended(&session.why_ended()));
                     return over.notified().await;
                 }
             },
+            Some(()) = until(settled) => {
+                if let Some((_, secret)) = put.pop_front() {
+                    drop(session.acknowledge(&secret).await);
+                }
+            }
+            Ok(()) = begun.changed() => {
+                let last = *begun.borrow_and_update();
+                while let Some((_, secret)) = with.pop_front_if(|(number, _)| *number <= last) {
+                    drop(session.acknowledge(&secret).await);
+                }
+            }
             () = over.notified() => {
                 // A daemon that stands still must not keep a tool's end from its client.
                 drop(tokio::time::timeout(LAST_WORDS, session.finish()).await);
@@ -126,6 +164,11 @@ async fn listen(session: &Session, over: &Notify, hear: &impl Fn(News<'_>) -> bo
             }
         }
     }
+}
+
+async fn until(moment: Option<Instant>) -> Option<()> {
+    tokio::time::sleep_until(moment?).await;
+    Some(())
 }
 
 /// A session that a thread follows.

@@ -81,6 +81,16 @@ impl UsersTerminal {
         }
     }
 
+    /// The user's is about to be raw: from here on the tool's makes the line ends.
+    pub fn give_work(&mut self, tools: &OwnedFd) {
+        let Ok(mut how) = tcgetattr(tools) else { return };
+        if self.plain && !how.output_modes.contains(OutputModes::OPOST) {
+            how.output_modes.insert(OutputModes::OPOST);
+            self.plain = false;
+            let _ = tcsetattr(tools, OptionalActions::Now, &how);
+        }
+    }
+
     /// Copies its size to the tool's, whose foreground is sent SIGWINCH if that is new.
     pub fn copy_size_to(&self, tools: Option<&OwnedFd>) {
         if let (Ok(size), Some(tools)) = (tcgetwinsize(&self.descriptor), tools) {

@@ -4,6 +4,7 @@
 //! these are the same secret is never guessed (a name says nothing of its account): the answer to one of them says it, by the ARN and the name in
 //! it. So names are asked first, then one ARN of each that look the same, then what is left.
 
+mod rotate;
 mod write;
 
 use std::{
@@ -129,6 +130,10 @@ impl Source for AwsSecretsManager {
 
     fn login(&self) -> Option<LoginFacts> {
         Some(self.account.login())
+    }
+
+    fn rotator(&self) -> Option<&dyn super::rotate::Rotate> {
+        Some(self)
     }
 
     fn writer(&self) -> Option<&dyn super::write::Write> {

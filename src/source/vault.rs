@@ -8,9 +8,11 @@
 mod client;
 mod errors;
 mod lease;
+mod lend;
 mod life;
 mod login;
 mod read;
+mod rotate;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -24,7 +26,7 @@ use std::{
 
 use secrecy::SecretString;
 
-pub use self::login::SecretIds;
+pub use self::{login::SecretIds, rotate::rotates_at};
 
 use self::{client::Access, lease::Leases, login::Server, read::is_path, token::Tokens};
 use super::{
@@ -200,6 +202,14 @@ impl Source for Vault {
     /// Only version 2 of the key-value engine has check-and-set.
     fn writer(&self) -> Option<&dyn super::write::Write> {
         (self.access.settings.engine == Engine::V2).then_some(self)
+    }
+
+    fn rotator(&self) -> Option<&dyn super::rotate::Rotate> {
+        Some(self)
+    }
+
+    fn lender(&self) -> Option<&dyn super::lend::Lend> {
+        Some(self)
     }
 
     fn calls(&self) -> Option<&Calls> {

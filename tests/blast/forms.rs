@@ -333,6 +333,7 @@ pub fn many(tools: usize, secrets: usize) -> Facts {
             unlocks: if number % 2_500 == 1_234 { vec![source(number / 2_500 + 7)] } else { Vec::new() },
             rotate_every: (number % 2 == 0).then_some(std::time::Duration::from_secs(86_400)),
             canary: number % 97 == 0,
+            per_session: false,
             current: None,
             at: at(number + 1),
         })
@@ -347,10 +348,12 @@ pub fn many(tools: usize, secrets: usize) -> Facts {
                     secret: facts.secrets[(number * 31 + grant * 977) % secrets].name.clone(),
                     channel: blast::Channel::ALL[(number + grant) % 5],
                     variable: None,
+                    remote: false,
                     at: at(number + grant),
                 })
                 .collect(),
             on_rotation: "notify-only".into(),
+            contained: false,
             at: at(number + 1),
         })
         .collect();

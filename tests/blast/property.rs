@@ -76,6 +76,7 @@ fn config(shape: &Shape) -> Config {
             approval: false,
             rotation: None,
             canary: *canary,
+            per_session: false,
         };
         (name("secret", number), settings)
     });

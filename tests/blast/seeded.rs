@@ -462,6 +462,13 @@ fn another_policy_is_compared_before_it_ships() {
     assert!(code == Some(3) && said.contains("  + api.stripe.com: admin, now write\n"), "{said}");
     let (code, said) = what_if(&TOOLS.replace("\"mail.service\"", "\"post.service\""), MAIN);
     assert!(code == Some(3) && said.contains("  ! another caller: unit post.service, now unit mail.service\n"), "{said}");
+    // Network reach is more, though everything else is as it was.
+    let opened =
+        TOOLS.replace("run-as = { unit = \"orders.service\" }", "run-as = { certificate = { dns = \"orders.example.com\" } }");
+    let both =
+        |remote: &str| opened.replace("secrets.\"db/test\" = {}", &format!("secrets.\"db/test\" = {{ remote = {remote} }}"));
+    let (code, said) = what_if(&both("true"), MAIN);
+    assert!(code == Some(3) && said.contains("  + db/test over the network too\n"), "{said}");
     let (code, said) = what_if(TOOLS.split("[tool.weather-us]").next().unwrap(), MAIN);
     assert!(code == Some(0) && said.contains("- weather-us: gone; it had 1 system by 1 secret; score 18\n"), "{said}");
 }

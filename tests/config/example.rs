@@ -21,8 +21,8 @@ fn the_shipped_example_has_no_problem() {
     assert_eq!(config.daemon, DaemonSettings::default());
     let kinds: Vec<_> = config.sources.values().map(|source| source.kind()).collect();
     let vaults = ["vault"; 5];
-    assert_eq!(kinds[..4], ["environment", "aws-parameter-store", "aws-secrets-manager", "sealed-file"]);
-    assert_eq!(kinds[4..], vaults);
+    assert_eq!(kinds[..5], ["aws-sts", "environment", "aws-parameter-store", "aws-secrets-manager", "sealed-file"]);
+    assert_eq!(kinds[5..], vaults);
     assert_eq!(config.policy.granted().len(), config.secrets.len());
 }
 

@@ -87,8 +87,9 @@ impl Terminal {
         }
     }
 
+    /// A shell that edits a line takes off the first of them alone.
     fn is_raw(&self) -> bool {
-        !tcgetattr(&self.screen).unwrap().local_modes.contains(LocalModes::ICANON)
+        !tcgetattr(&self.screen).unwrap().local_modes.intersects(LocalModes::ICANON | LocalModes::ISIG)
     }
 
     fn end(&mut self) -> std::process::ExitStatus {

@@ -35,6 +35,8 @@ pub struct Wanted<'a> {
 pub const CLIENT: Wanted<'static> =
     Wanted { names: &["spiffe://example.org/tools/billing"], from: -3600, until: 86_400, server: false };
 
+pub const SERVER: Wanted<'static> = Wanted { names: &["localhost", "127.0.0.1"], from: -3600, until: 86_400, server: true };
+
 fn in_seconds(seconds: i64) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
     Duration::from_secs((now + seconds) as u64)
@@ -52,6 +54,10 @@ impl Authority {
 
     pub fn pem(&self) -> String {
         self.0.pem()
+    }
+
+    pub fn der(&self) -> Vec<u8> {
+        self.0.der().to_vec()
     }
 
     pub fn issue(&self, wanted: &Wanted<'_>) -> Issued {
@@ -72,6 +78,8 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let usage = if wanted.server { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
         params.extended_key_usages = vec![usage];
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &*self.0).unwrap();
         Issued { pem: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec(), serial }
@@ -105,6 +113,12 @@ impl Issued {
         host.write(&certificate, &self.pem);
         host.write(&key, &self.key);
         (host.path(&certificate), host.path(&key))
+    }
+
+    /// PKCS#8.
+    pub fn key_der(&self) -> Vec<u8> {
+        use rustls::pki_types::{PrivatePkcs8KeyDer, pem::PemObject};
+        PrivatePkcs8KeyDer::from_pem_slice(self.key.as_bytes()).unwrap().secret_pkcs8_der().to_vec()
     }
 
     pub fn sha256(&self) -> String {

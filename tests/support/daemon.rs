@@ -200,6 +200,36 @@ impl Daemon {
         self.child.id()
     }
 
+    /// What it has in memory, in kilobytes.
+    pub fn rss(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Seconds of processor time that it has had.
+    pub fn processor(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        // utime and stime in ticks, a hundred a second on Linux (proc(5)).
+        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+    }
+
+    /// Waits until no thread of it runs, or wants to.
+    pub fn rests(&self) {
+        let sleeps = |task: PathBuf| {
+            // One that has ended meanwhile does nothing either.
+            let stat = fs::read_to_string(task.join("stat")).unwrap_or_else(|_| "0 (gone) S".into());
+            stat.rsplit_once(") ").unwrap().1.starts_with('S')
+        };
+        let mut in_a_row = 0;
+        eventually("the daemon rests", || {
+            let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
+            in_a_row = if tasks.map(|task| task.unwrap().path()).all(sleeps) { in_a_row + 1 } else { 0 };
+            in_a_row == 3
+        });
+    }
+
     /// Waits until admin calls are answered; the log's text where the daemon ends instead.
     pub fn wait_until_serving(&mut self) -> Result<(), String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

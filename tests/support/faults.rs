@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses some of it")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io::{self, Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
     os::fd::AsFd,
@@ -68,8 +68,9 @@ struct State {
     fault: Option<Fault>,
     connections: Vec<Instant>,
     requests: Vec<Seen>,
+    at_once: usize,
     most_at_once: usize,
-    open: Vec<TcpStream>,
+    open: HashMap<usize, TcpStream>,
     listener: Option<TcpListener>,
     /// Of the present fault: whoever was served under an earlier one is served no more.
     turn: u64,
@@ -112,7 +113,7 @@ impl Proxy {
         let mut state = self.state();
         state.fault = Some(fault);
         state.turn += 1;
-        state.open.drain(..).for_each(|stream| _ = stream.shutdown(Shutdown::Both));
+        state.open.drain().for_each(|(_, stream)| _ = stream.shutdown(Shutdown::Both));
         if fault == Fault::Refuse {
             // What wakes the thread that accepts is the end of its listener.
             if let Some(listener) = state.listener.take() {
@@ -128,17 +129,17 @@ impl Proxy {
 
     fn accept(&self, listener: &TcpListener) {
         while let Ok((client, _)) = listener.accept() {
-            let (turn, fault) = {
+            let (number, turn, fault) = {
                 let mut state = self.state();
                 state.connections.push(Instant::now());
-                (state.turn, state.fault.unwrap())
+                (state.connections.len(), state.turn, state.fault.unwrap())
             };
             if fault == Fault::Reset {
                 // Closed with this set, a connection ends by RST.
                 rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
                 continue;
             }
-            self.state().open.push(client.try_clone().unwrap());
+            self.state().open.insert(number, client.try_clone().unwrap());
             let proxy = self.clone();
             thread::spawn(move || {
                 let served = match fault {
@@ -148,6 +149,7 @@ impl Proxy {
                 };
                 drop(served);
                 let _ = client.shutdown(Shutdown::Both);
+                proxy.state().open.remove(&number);
             });
         }
     }
@@ -194,13 +196,15 @@ impl Proxy {
         let what = format!("{} {}", head.lines().next().unwrap_or_default(), target.unwrap_or_default());
         let mut state = self.state();
         state.requests.push(Seen { begun: Instant::now(), ended: None, what, bytes: request.len() });
-        let at_once = state.requests.iter().filter(|request| request.ended.is_none()).count();
-        state.most_at_once = state.most_at_once.max(at_once);
+        state.at_once += 1;
+        state.most_at_once = state.most_at_once.max(state.at_once);
         state.requests.len() - 1
     }
 
     fn end(&self, number: usize) {
-        self.state().requests[number].ended = Some(Instant::now());
+        let mut state = self.state();
+        state.requests[number].ended = Some(Instant::now());
+        state.at_once -= 1;
     }
 
     fn pass_bytes(&self, client: &TcpStream, fault: Fault) -> io::Result<()> {

@@ -54,7 +54,9 @@ pub fn gitlab(url: &str) -> Option<Server> {
 pub fn atlassian(url: &str) -> Option<Server> {
     let program = cached("atlassian", "bin/mcp-atlassian")?;
     let url = format!("JIRA_URL={url}");
-    let command = line(&["env", "PYTHONHASHSEED=0", &url, "JIRA_USERNAME=bot@example.com", &program, "-vv"]);
+    // What it logs must not hang on whether an index of packages answers it.
+    let still = "FASTMCP_CHECK_FOR_UPDATES=off";
+    let command = line(&["env", "PYTHONHASHSEED=0", still, &url, "JIRA_USERNAME=bot@example.com", &program, "-vv"]);
     Some(Server { name: "atlassian", command, variable: "JIRA_API_TOKEN", era: Era::Initialize })
 }
 
@@ -73,6 +75,11 @@ pub fn modern() -> Option<Server> {
         variable: "KEY",
         era: Era::Stateless,
     })
+}
+
+/// The folder with the packages of the npm registry.
+pub fn node_packages() -> Option<String> {
+    cached("node", "")
 }
 
 /// The interpreter that has the official SDK.

@@ -52,7 +52,7 @@ impl Raw {
     }
 
     pub fn ask(&self, id: u64, name: &str) {
-        self.say(Request::Get(Get { id, name: name.into() }));
+        self.say(Request::Get(Get { id, name: name.into(), fresh: false }));
     }
 
     pub fn acknowledge(&self, name: &str, version: &str) {
@@ -88,7 +88,7 @@ pub async fn open_unary(broker: &mut Broker, tool: &str, scope: &[&str]) -> Resu
 
 pub async fn get_unary(broker: &mut Broker, session: &str, names: &[&str]) -> Result<Vec<Secret>, Status> {
     let names = names.iter().map(ToString::to_string).collect();
-    Ok(broker.get_secrets(GetSecretsRequest { session: session.into(), names }).await?.into_inner().secrets)
+    Ok(broker.get_secrets(GetSecretsRequest { session: session.into(), names, fresh: false }).await?.into_inner().secrets)
 }
 
 /// The stable reason in a refusal's details.

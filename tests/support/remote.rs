@@ -11,7 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 use valetkey::client::Remote;
 
 use super::{
-    certificates::{Authority, CLIENT, Issued, Wanted},
+    certificates::{Authority, CLIENT, Issued, SERVER},
     daemon::{Daemon, Host},
 };
 
@@ -28,26 +28,37 @@ pub const VALUE: &[u8] = b"value-over-the-network";
 impl Site {
     /// `remote` are more lines of `[remote]`, `rest` what comes after all tables of the usual tool.
     pub fn new(remote: &str, rest: &str) -> Self {
+        let site = Self::bare();
+        site.configure(remote, rest);
+        site
+    }
+
+    /// The same without a configuration.
+    pub fn bare() -> Self {
         let site =
             Self { host: Host::new(), servers: Authority::new("servers"), clients: Authority::new("clients"), port: free_port() };
         site.servers.issue(&SERVER).write(&site.host, "server");
         site.host.write("servers-ca.pem", &site.servers.pem());
         site.host.write("clients-ca.pem", &site.clients.pem());
-        site.configure(remote, rest);
         site
     }
 
     pub fn configure(&self, remote: &str, rest: &str) {
-        let host = &self.host;
-        let source = host.seal(&[("a/key", VALUE), ("local/key", b"value-of-this-host")]);
-        let path = |name: &str| host.path(name).display().to_string();
-        let listener = format!(
-            "[remote]\nlisten = \"127.0.0.1:{}\"\ncertificate-file = \"{}\"\nkey-file = \"{}\"\nclient-ca-file = \"{}\"\n{remote}\n",
-            self.port,
+        let path = |name: &str| self.host.path(name).display().to_string();
+        let certificates = format!(
+            "certificate-file = \"{}\"\nkey-file = \"{}\"\nclient-ca-file = \"{}\"\n",
             path("server.pem"),
             path("server.key"),
             path("clients-ca.pem"),
         );
+        self.configure_all(&format!("{certificates}{remote}"), rest);
+    }
+
+    /// `remote` are all lines of `[remote]` but where it listens.
+    pub fn configure_all(&self, remote: &str, rest: &str) {
+        let host = &self.host;
+        let source = host.seal(&[("a/key", VALUE), ("local/key", b"value-of-this-host")]);
+        let listener = format!("[remote]\nlisten = \"127.0.0.1:{}\"\n{remote}\n", self.port);
         let secrets = Host::secrets(&["a/key", "local/key"]);
         host.configure("max-sessions = 3000\n", &format!("{listener}{source}{secrets}{rest}"));
     }
@@ -88,28 +99,29 @@ impl Site {
 
     /// Waits for a record of this event and reason.
     pub fn record(&self, event: &str, reason: &str) -> serde_json::Value {
+        self.record_that(&format!("{event} {reason}"), |one| one["event"] == event && one["reason"] == reason)
+    }
+
+    /// Waits for a record: what nobody's answer hangs on is written a moment after the answer.
+    pub fn record_that(&self, what: &str, is: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        self.records_until(what, |records| records.iter().any(&is)).into_iter().rfind(is).unwrap()
+    }
+
+    /// Waits until the records are these.
+    pub fn records_until(&self, what: &str, are: impl Fn(&[serde_json::Value]) -> bool) -> Vec<serde_json::Value> {
         let begun = std::time::Instant::now();
         loop {
-            let found = self.records().into_iter().rev().find(|one| one["event"] == event && one["reason"] == reason);
-            if let Some(found) = found {
-                return found;
+            let records = self.records();
+            if are(&records) {
+                return records;
             }
-            assert!(begun.elapsed().as_secs() < 15, "no record of {event} {reason}:\n{:#?}\n{}", self.records(), self.host.log());
+            assert!(begun.elapsed().as_secs() < 15, "no record of {what}:\n{records:#?}\n{}", self.host.log());
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }
 
-    /// A TLS connection as any client would make one.
-    pub async fn tls(&self, certificate: Option<&Issued>) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
-        self.tls_at(self.port, certificate).await
-    }
-
-    /// The same at another port, whose server has the same certificate.
-    pub async fn tls_at(
-        &self,
-        port: u16,
-        certificate: Option<&Issued>,
-    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    /// What a client of any kind knows of TLS here.
+    pub fn tls_config(&self, certificate: Option<&Issued>) -> rustls::ClientConfig {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.servers.pem().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -123,6 +135,21 @@ impl Site {
             }
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
+        config
+    }
+
+    /// A TLS connection as any client would make one.
+    pub async fn tls(&self, certificate: Option<&Issued>) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        self.tls_at(self.port, certificate).await
+    }
+
+    /// The same at another port, whose server has the same certificate.
+    pub async fn tls_at(
+        &self,
+        port: u16,
+        certificate: Option<&Issued>,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        let config = self.tls_config(certificate);
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("localhost").unwrap(), stream).await
@@ -151,8 +178,6 @@ impl Site {
     }
 }
 
-pub const SERVER: Wanted<'static> = Wanted { names: &["localhost", "127.0.0.1"], from: -3600, until: 86_400, server: true };
-
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -162,4 +187,13 @@ pub fn with_token<T>(message: T, token: &str) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     request
+}
+
+/// A Python with a gRPC library that is not ours, and with the SPIFFE project's own.
+pub fn python() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".cache");
+    let cache = std::env::var_os("VALETKEY_TEST_CACHE").map_or(here, PathBuf::from);
+    let python = cache.join("grpc/bin/python");
+    assert!(python.exists(), "{} is not there: run tests/setup/python grpc", python.display());
+    python
 }

@@ -105,6 +105,15 @@ pub fn start_moto_iam(calls_without_policies: u32) -> Server {
     })
 }
 
+/// An AWS API whose secrets are rotated by a function of the test's: see `moto_rotation.py`.
+pub fn start_moto_rotation() -> Server {
+    start_moto_of(None, || {
+        let mut command = Command::new(python().join("bin/python"));
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/moto_rotation.py"));
+        command
+    })
+}
+
 fn start_moto_of(calls_without_policies: Option<u32>, program: impl Fn() -> Command) -> Server {
     let command = |port: u16| {
         let mut command = program();

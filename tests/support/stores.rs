@@ -98,3 +98,27 @@ pub const UNLIMITED: &str = "limits = { per-minute = 100000000, concurrent = 100
 pub fn borrowed<'a>(environment: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
     environment.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
+
+/// A database engine at this mount, for a PostgreSQL that asks on this port.
+pub fn vault_database(server: &Server, mount: &str, port: u16) {
+    server.vault("POST", &format!("sys/mounts/{mount}"), r#"{"type":"database"}"#);
+    let config = serde_json::json!({
+        "plugin_name": "postgresql-database-plugin", "allowed_roles": "*", "username": "postgres", "password": "marker-password",
+        "connection_url": format!("postgresql://{{{{username}}}}:{{{{password}}}}@127.0.0.1:{port}/postgres?sslmode=disable"),
+    });
+    server.vault("POST", &format!("{mount}/config/pg"), &config.to_string());
+}
+
+/// A role of it, whose credentials live so long.
+pub fn vault_database_role(server: &Server, mount: &str, name: &str, life: &str, longest: &str) {
+    let statement = r#"CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'"#;
+    let body =
+        format!(r#"{{"db_name":"pg","creation_statements":["{statement}"],"default_ttl":"{life}","max_ttl":"{longest}"}}"#);
+    server.vault("POST", &format!("{mount}/roles/{name}"), &body);
+}
+
+/// A role of it that is one user, whose password the engine changes every so many seconds, and when it is asked to.
+pub fn vault_static_role(server: &Server, mount: &str, name: &str, user: &str, period: u32) {
+    let body = format!(r#"{{"db_name":"pg","username":"{user}","rotation_period":{period}}}"#);
+    server.vault("POST", &format!("{mount}/static-roles/{name}"), &body);
+}

@@ -7,8 +7,10 @@ use jsonwebtoken::{
     jwk::{Jwk, JwkSet, PublicKeyUse},
 };
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::{Unproven, issuer::is_symmetric};
+use crate::source::other_end;
 
 /// Where keys come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +114,8 @@ struct Discovered {
 }
 
 async fn discover(issuer: &str, ca_file: Option<&std::path::Path>) -> Result<Keys, String> {
-    let client = client(ca_file)?;
+    let client = other_end::client(None, ca_file).map_err(|error| error.to_string())?;
+    let client = client.timeout(FETCH_WITHIN).no_proxy().build().map_err(|error| error.to_string())?;
     let address = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
     let found: Discovered =
         serde_json::from_slice(&get(&client, &address).await?).map_err(|_| format!("{address} is no discovery document"))?;
@@ -127,28 +130,10 @@ async fn discover(issuer: &str, ca_file: Option<&std::path::Path>) -> Result<Key
     Keys::parse(&get(&client, &found.jwks_uri).await?).map_err(|why| format!("the keys that {address} names: {why}"))
 }
 
-fn client(ca_file: Option<&std::path::Path>) -> Result<reqwest::Client, String> {
-    let mut builder = reqwest::Client::builder().timeout(FETCH_WITHIN).redirect(reqwest::redirect::Policy::none()).no_proxy();
-    if let Some(file) = ca_file {
-        let text = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-        let authorities =
-            reqwest::Certificate::from_pem_bundle(&text).map_err(|_| format!("{} holds no certificate", file.display()))?;
-        builder = builder.tls_certs_only(authorities);
-    }
-    builder.build().map_err(|error| error.to_string())
-}
-
-async fn get(client: &reqwest::Client, address: &str) -> Result<Vec<u8>, String> {
+async fn get(client: &reqwest::Client, address: &str) -> Result<Zeroizing<Vec<u8>>, String> {
     let fails = |error: reqwest::Error| format!("{address}: {}", error.without_url());
-    let mut answer = client.get(address).send().await.and_then(reqwest::Response::error_for_status).map_err(fails)?;
-    let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await.map_err(fails)? {
-        if body.len() + chunk.len() > LARGEST {
-            return Err(format!("{address}: more than {LARGEST} bytes"));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
+    let answer = client.get(address).send().await.and_then(reqwest::Response::error_for_status).map_err(fails)?;
+    other_end::body(answer, LARGEST).await.map_err(|why| format!("{address}: {why}"))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use x509_cert::{
     ext::pkix::{SubjectAltName, name::GeneralName},
 };
 
-use super::Unproven;
+use super::{Unproven, spiffe};
 
 /// Far more than any certificate for a client has.
 const MOST: usize = 100;
@@ -39,5 +39,13 @@ impl Names {
             }
         }
         Ok(all)
+    }
+
+    /// The trust domain whose identity this is: of its only URI (X509-SVID, 2: whoever has several, has none).
+    pub fn trust_domain(&self) -> Option<&str> {
+        match &*self.uris {
+            [uri] => spiffe::trust_domain(uri),
+            _ => None,
+        }
     }
 }

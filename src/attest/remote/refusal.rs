@@ -31,6 +31,8 @@ pub enum Unproven {
     HandshakeFailed,
     #[error("it speaks no HTTP/2 (ALPN h2)")]
     NotHttp2,
+    #[error("the daemon has no certificate to show: its SPIFFE agent has given it none, or none that is still good")]
+    NoIdentity,
     #[error("its address has max-connections-per-address open")]
     TooManyConnections,
     #[error("its address has failed more than failures-per-minute")]
@@ -87,6 +89,7 @@ impl Unproven {
             Self::HandshakeTimedOut => "HANDSHAKE_TIMED_OUT",
             Self::HandshakeFailed => "HANDSHAKE_FAILED",
             Self::NotHttp2 => "NOT_HTTP2",
+            Self::NoIdentity => "NO_IDENTITY",
             Self::TooManyConnections => "TOO_MANY_CONNECTIONS",
             Self::TooManyFailures => "TOO_MANY_FAILURES",
             Self::Anonymous => "ANONYMOUS",

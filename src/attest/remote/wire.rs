@@ -79,9 +79,10 @@ impl Verified {
     fn new(chain: &[CertificateDer<'_>], tls: &Tls) -> Result<Self, Unproven> {
         let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
         let (generation, second) = (tls.generation(), now());
-        let vouched_by = tls.vouched_by(&chain)?;
+        let authorities = tls.authorities();
+        let vouched_by = authorities.vouched_by(&chain)?;
         let own = chain.first().ok_or(Unproven::CertificateMissing)?;
-        let Names { uris, dns, emails } = Names::of(own)?;
+        let Names { uris, dns, emails } = authorities.names(own, &vouched_by)?;
         let certificate = Certificate { sha256: sha256(own), uris, dns, emails, vouched_by };
         Ok(Self { certificate: Arc::new(certificate), chain, generation: generation.into(), second: second.into() })
     }
@@ -95,9 +96,20 @@ impl Verified {
         if self.generation.load(Relaxed) == generation && self.second.load(Relaxed) == second {
             return Ok(());
         }
-        let vouched_by = tls.vouched_by(&self.chain)?;
+        let authorities = tls.authorities();
+        let vouched_by = authorities.vouched_by(&self.chain)?;
         if !self.certificate.vouched_by.is_subset(&vouched_by) {
             return Err(Unproven::CertificateOfUnknownAuthority);
+        }
+        // An authority that has come may be the only one that vouches for a name from then on.
+        if self.generation.load(Relaxed) != generation {
+            let own = self.chain.first().ok_or(Unproven::CertificateMissing)?;
+            let Names { uris, dns, emails } = authorities.names(own, &vouched_by)?;
+            let Certificate { uris: old_uris, dns: old_dns, emails: old_emails, .. } = &*self.certificate;
+            let keeps = |new: &[String], old: &[String]| old.iter().all(|name| new.contains(name));
+            if !(keeps(&uris, old_uris) && keeps(&dns, old_dns) && keeps(&emails, old_emails)) {
+                return Err(Unproven::CertificateOfUnknownAuthority);
+            }
         }
         self.second.store(second, Relaxed);
         self.generation.store(generation, Relaxed);

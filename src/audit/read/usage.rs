@@ -6,9 +6,11 @@ use super::{Filter, begins, each_piece, field, number, parse_time};
 use crate::audit::{disk::Disk, files, line::Link};
 
 /// One tool and one secret, in some time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Use {
     pub handed_out: u64,
+    /// The version that was handed out last, as the log has it.
+    pub version: Option<String>,
     pub first: Option<SystemTime>,
     pub last: Option<SystemTime>,
     /// Asks that policy or the session's scope refused. Those of a process that is not the tool do not count, nor those over a limit.
@@ -62,6 +64,13 @@ impl Usage {
             let at = parse_time(link.time);
             entry.first = entry.first.or(at);
             entry.last = at.or(entry.last);
+            if let Some(version) = text(b",\"version\":\"") {
+                // Most of the time it is the one before.
+                match &mut entry.version {
+                    Some(before) if before == version => {}
+                    before => *before = Some(version.into()),
+                }
+            }
         }
     }
 
@@ -73,6 +82,7 @@ impl Usage {
             entry.denied += use_.denied;
             entry.first = entry.first.or(use_.first);
             entry.last = use_.last.or(entry.last);
+            entry.version = use_.version.or(entry.version.take());
         }
     }
 }

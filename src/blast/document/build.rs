@@ -101,7 +101,17 @@ impl<'f> Graph<'f> {
             let ToolLine { score, held, worst, .. } = self.line(id, &mut walk);
             let (name, at) = (tool.name.as_str(), Place(&tool.at));
             let (description, on_rotation) = (tool.description.as_str(), tool.on_rotation.as_str());
-            nodes.tools.push(ToolNode { id: NodeId::Tool(name), name, description, at, on_rotation, score, held, worst });
+            nodes.tools.push(ToolNode {
+                id: NodeId::Tool(name),
+                name,
+                description,
+                at,
+                on_rotation,
+                contained: tool.contained,
+                score,
+                held,
+                worst,
+            });
         }
         let caller = |id: &Id| self.callers[*id as usize].as_str();
         nodes.callers = callers.iter().map(caller).map(|name| Node { id: NodeId::Caller(name), name }).collect();
@@ -149,7 +159,7 @@ impl<'f> Graph<'f> {
             edges.push(edge(EdgeKind::Runs, caller, of_tool, Sure::Enforced).at(&tool.at));
             for (secret, grant) in self.grants_of(id).filter(|(secret, _)| shows(|part| &part.secrets, *secret)) {
                 let to = NodeId::Secret(self.secret(secret).name.as_str());
-                let detail = Detail::Grant { channel: grant.channel, variable: grant.variable.as_deref() };
+                let detail = Detail::Grant { channel: grant.channel, variable: grant.variable.as_deref(), remote: grant.remote };
                 edges.push(edge(EdgeKind::Allowed, of_tool, to, Sure::Enforced).at(&grant.at).with(detail));
             }
             self.live_edges(id, &|secret| shows(|part| &part.secrets, secret), &mut edges);
@@ -198,6 +208,7 @@ impl<'f> Graph<'f> {
                 pid: held.session.pid,
                 uid: held.session.uid,
                 unit: held.session.unit.as_deref(),
+                remote: held.session.remote.as_deref(),
                 session: &held.session.id,
                 since: held.fact.since,
                 retired: secret.current.as_ref().is_some_and(|current| *current != held.fact.version),

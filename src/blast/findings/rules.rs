@@ -29,8 +29,11 @@ pub fn all(graph: &Graph<'_>) -> Vec<Finding> {
         found.extend(unused(graph, id, tool));
     }
     for (id, secret) in graph.secrets().filter(|(id, _)| !graph.granted_to.of(*id).is_empty()) {
-        found.extend(shared(graph, id, secret));
-        found.extend(rotation(graph, id, secret));
+        // What ends with each session is shared by nobody, and never old.
+        if !secret.per_session {
+            found.extend(shared(graph, id, secret));
+            found.extend(rotation(graph, id, secret));
+        }
         found.extend(undeclared(graph, id, secret));
     }
     found.extend(retired(graph));

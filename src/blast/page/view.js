@@ -16,6 +16,8 @@ function startView(model, open) {
   const numbers = new Set(["Score", "Depth", "Systems", "Secrets", "Beyond", "Unknown", "Held now", "Held by", "Findings", "Tools"]);
   const isNumber = ([title]) => numbers.has(title);
   const bare = (id) => id.slice(id.indexOf(":") + 1);
+  const by = (e) => [e.variable ? `${e.channel} ${e.variable}` : e.channel, e.remote && "over the network too"].filter(Boolean).join(", ");
+  const who = (edge) => edge.remote || `pid ${edge.pid}`;
   const removed = new Set();
   const state = { tab: "tools", sort: {}, text: "", most: 100, chosen: null };
 
@@ -178,7 +180,7 @@ function startView(model, open) {
     const onWay = new Set(found.systems.slice(0, 14).flatMap((one) => found.path(one.by)));
     const direct = new Set(grants.map((e) => e.to));
     const further = [...onWay].filter((id) => id.startsWith("secret:") && !direct.has(id) && id !== start);
-    const lines = grants.map((e) => ({ from: e.from, to: e.to, label: e.channel }));
+    const lines = grants.map((e) => ({ from: e.from, to: e.to, label: e.remote ? `${e.channel}, network too` : e.channel }));
     const shownSecrets = [...direct, ...further, ...(start.startsWith("secret:") ? [start] : [])];
     for (const id of shownSecrets) {
       const secret = secrets.get(id);
@@ -212,9 +214,8 @@ function startView(model, open) {
       });
       box.setAttribute("data-key", e.to);
       const secret = secrets.get(e.to);
-      const held = tool.held.filter((one) => one.secret === e.to).map(({ edge }) => `held by pid ${edge.pid} since ${edge.since}${edge.retired ? ", no longer current" : ""}`);
-      const way = e.variable ? `${e.channel} ${e.variable}` : e.channel;
-      return el("tr", {}, el("td", {}, box), el("td", {}, el("button", { class: "pick", onclick: () => choose(e.to) }, bare(e.to))), el("td", {}, way), el("td", { class: "number" }, String(secret.tools.length - 1)), el("td", {}, held.join("; ")), el("td", {}, e.at || ""));
+      const held = tool.held.filter((one) => one.secret === e.to).map(({ edge }) => `held by ${who(edge)} since ${edge.since}${edge.retired ? ", no longer current" : ""}`);
+            return el("tr", {}, el("td", {}, box), el("td", {}, el("button", { class: "pick", onclick: () => choose(e.to) }, bare(e.to))), el("td", {}, by(e)), el("td", { class: "number" }, String(secret.tools.length - 1)), el("td", {}, held.join("; ")), el("td", {}, e.at || ""));
     });
     const titles = ["", "May have", "By", "Others who may", "Now", "Where"].map((title) => el("th", {}, title));
     detail.append(el("h2", {}, `Tool ${tool.node.name}`), el("p", { class: changed ? "verdict changed" : "verdict" }, verdict));
@@ -241,8 +242,8 @@ function startView(model, open) {
     detail.append(el("p", { class: "verdict" }, `If it leaked: ${opens}. ${count(secret.tools.length, "tool")} may have it` + (doc.view === "live" ? `; sessions that hold it now: ${secret.held.length}.` : ".")));
     detail.append(...[findingsOf(secret.findings)].filter(Boolean), graphOf(id, secret.tools, found));
     const rows = secret.tools.map((e) => {
-      const held = secret.held.filter((one) => one.tool === e.from).map(({ edge }) => `pid ${edge.pid}: ${edge.to.slice(edge.to.indexOf("@") + 1)} since ${edge.since}${edge.retired ? ", no longer current" : ""}`);
-      return el("tr", {}, el("td", {}, el("button", { class: "pick", onclick: () => choose(e.from) }, bare(e.from))), el("td", {}, e.channel), el("td", {}, held.join("; ")), el("td", {}, e.at || ""));
+      const held = secret.held.filter((one) => one.tool === e.from).map(({ edge }) => `${who(edge)}: ${edge.to.slice(edge.to.indexOf("@") + 1)} since ${edge.since}${edge.retired ? ", no longer current" : ""}`);
+      return el("tr", {}, el("td", {}, el("button", { class: "pick", onclick: () => choose(e.from) }, bare(e.from))), el("td", {}, by(e)), el("td", {}, held.join("; ")), el("td", {}, e.at || ""));
     });
     detail.append(el("table", {}, el("thead", {}, el("tr", {}, ...["Tool", "By", "Holds", "Where"].map((title) => el("th", {}, title)))), el("tbody", {}, ...rows)));
     detail.append(el("h3", {}, "Systems, worst first"), systemsTable(found));
@@ -252,7 +253,7 @@ function startView(model, open) {
     const system = systems.get(id);
     const grants = system.secrets.flatMap((e) => secrets.get(e.from).tools);
     const columns = [[...new Set(grants.map((e) => e.from))], system.secrets.map((e) => e.from), [id]];
-    const lines = [...grants.map((e) => ({ from: e.from, to: e.to, label: e.channel })), ...system.secrets.map((e) => ({ from: e.from, to: id, label: e.privilege }))];
+    const lines = [...grants.map((e) => ({ from: e.from, to: e.to, label: e.remote ? `${e.channel}, network too` : e.channel })), ...system.secrets.map((e) => ({ from: e.from, to: id, label: e.privilege }))];
     detail.append(el("h2", {}, `System ${system.node.name}`), el("p", { class: "verdict" }, `${count(columns[0].length, "tool")} may have one of ${count(columns[1].length, "secret")} that open it; ways through a source are with each tool.`));
     detail.append(drawGraph(columns, lines, chooseNamed));
     const rows = system.secrets.flatMap((e) => secrets.get(e.from).tools.map((grant) => el("tr", {}, el("td", {}, el("button", { class: "pick", onclick: () => choose(grant.from) }, bare(grant.from))), el("td", {}, e.privilege), el("td", {}, el("button", { class: "pick", onclick: () => choose(e.from) }, bare(e.from))))));

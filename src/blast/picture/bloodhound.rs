@@ -100,10 +100,13 @@ fn properties(edge: &Edge<'_>) -> Map<String, Value> {
     }
     match &edge.detail {
         Detail::None {} => {}
-        Detail::Grant { channel, variable } => {
+        Detail::Grant { channel, variable, remote } => {
             put("channel", channel.word().into());
             if let Some(variable) = variable {
                 put("variable", (*variable).into());
+            }
+            if *remote {
+                put("remote", true.into());
             }
         }
         Detail::Scope { sessions } => put("sessions", (*sessions).into()),

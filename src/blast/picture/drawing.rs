@@ -87,10 +87,14 @@ fn name(id: NodeId<'_>) -> &str {
 
 fn label_of(edge: &Edge<'_>, held: bool) -> String {
     match (&edge.detail, edge.kind) {
-        (Detail::Grant { channel, .. }, _) if held => format!("{channel}, held"),
-        (Detail::Grant { channel, .. }, _) => channel.to_string(),
+        (Detail::Grant { channel, remote, .. }, _) if held => format!("{channel}{}, held", over(*remote)),
+        (Detail::Grant { channel, remote, .. }, _) => format!("{channel}{}", over(*remote)),
         (Detail::Reach { privilege }, _) => word(*privilege).into(),
         (_, EdgeKind::Stored) => "from".into(),
         _ => "opens".into(),
     }
+}
+
+fn over(remote: bool) -> &'static str {
+    if remote { ", network too" } else { "" }
 }

@@ -76,18 +76,19 @@ fn score(text: &str) -> Option<f32> {
     line.rsplit_once(": ")?.1.split_whitespace().next()?.parse().ok()
 }
 
-/// Where policy wants units started anew: is there somebody to do it?
+/// Where policy wants units started anew or stopped: is there somebody to do it?
 fn rotated(config: &Config) -> Option<Check> {
     let wants =
         |unit: &str| config.policy.unit_on_rotation(unit).map(|does| matches!(does, OnRotation::Restart | OnRotation::Reload));
     let mut units = config.policy.tools().filter_map(|(_, tool)| tool.run_as.unit.as_deref());
-    let unit = units.find(|unit| wants(unit) == Some(true))?;
+    let unit = units.find(|unit| wants(unit) == Some(true) || config.policy.unit_may_be_stopped(unit))?;
     let path = properties(ROTATED).unwrap_or_default();
     if path.get("ActiveState").is_some_and(|state| state == "active") {
         return Some(Check::ok("rotated", format!("{ROTATED} is active")));
     }
-    let found =
-        format!("policy wants {unit} started anew or reloaded for a new version, and nobody does it: {ROTATED} is not active");
+    let found = format!(
+        "policy wants {unit} started anew or reloaded for a new version, or stopped when its tool is contained, and nobody does it: {ROTATED} is not active"
+    );
     Some(Check::not(State::Bad, "rotated", found, format!("systemctl enable --now {ROTATED}")))
 }
 

@@ -72,9 +72,16 @@ const REFUSED: &[Refused] = &[
 const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 const LONGEST_LEEWAY: Duration = Duration::from_secs(300);
 
+/// What subjects begin with that no issuer has named: `token:ci-runner`, `sha256:...`, and the URIs of certificates.
+const OF_OTHERS: [&str; 7] = ["token", "sha256", "spiffe", "urn", "http", "https", "mailto"];
+
 pub fn read(named: &Named<'_, IssuerName>) -> Option<IssuerSettings> {
     let title = format!("[issuer.{}]", named.name);
     let section = named.open(title.clone(), &title, KEYS, REFUSED)?;
+    if OF_OTHERS.contains(&named.name.as_str()) {
+        let what = format!("{title} is called as callers with another proof are on record: `{}:...`", named.name);
+        section.error(section.line, what, "another name, such as [issuer.login]");
+    }
     section.require(&["issuer", "audience", "algorithms"]);
     let leeway = section.duration("leeway").unwrap_or(Duration::from_secs(30));
     if leeway > LONGEST_LEEWAY {

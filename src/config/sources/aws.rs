@@ -1,5 +1,7 @@
 //! `[source.NAME]` of AWS: Secrets Manager and Parameter Store. Both log in alike.
 
+use std::time::Duration;
+
 use super::{FileRef, Freshness, KIND, MAX_STALE, REFRESH_EVERY, freshness, required};
 use crate::config::{
     address::{file_ref, plain, url},
@@ -18,6 +20,18 @@ pub struct AwsSettings {
     /// To be taken with these credentials.
     pub role: Option<AwsRole>,
     pub freshness: Freshness,
+}
+
+/// A role that sessions get credentials of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AwsStsSettings {
+    /// Whose credentials take the role.
+    pub account: AwsSettings,
+    pub role: AwsRole,
+    /// What its sessions may do at the most.
+    pub session_policy: Option<FileRef>,
+    /// Of each credential.
+    pub life: Duration,
 }
 
 /// A role of this account or another, and what its owner asks for.
@@ -41,6 +55,40 @@ pub(in crate::config) const KEYS: &[Key] = &[
     REFRESH_EVERY,
     MAX_STALE,
 ];
+
+pub(in crate::config) const STS_KEYS: &[Key] = &[
+    KIND,
+    key("region", "\"eu-west-1\""),
+    key("profile", "\"valetkey\""),
+    key("credentials-file", "\"credential:aws\""),
+    key("role-arn", "\"arn:aws:iam::123456789012:role/deploy\""),
+    key("external-id", "\"valetkey-of-example-com\""),
+    key("sts-endpoint", "\"https://vpce-0123.sts.eu-west-1.vpce.amazonaws.com\""),
+    key("session-policy", "\"/etc/valetkey/policies/deploy.json\""),
+    key("life", "\"1h\""),
+];
+
+/// How long AWS lets credentials of a role live (API reference of `AssumeRole`). The longest is the role's own, and no more than that.
+const LIFE: (Duration, Duration) = (Duration::from_secs(900), Duration::from_secs(43_200));
+
+/// A role of which each session gets credentials of its own.
+pub(super) fn read_sts(section: &Section<'_>) -> Option<AwsStsSettings> {
+    let region = required(section, "region", |key| section.parsed(key, region));
+    let profile = section.parsed("profile", plain);
+    let credentials_file = section.parsed("credentials-file", file_ref);
+    if !section.has("role-arn") {
+        section.missing("role-arn");
+    }
+    let role = role(section);
+    let life = section.duration("life").unwrap_or(Duration::from_secs(3600));
+    if life < LIFE.0 || life > LIFE.1 {
+        section.reject("life", "is not from 15 minutes to 12 hours, which is what AWS takes");
+    }
+    let session_policy = section.parsed("session-policy", file_ref);
+    let freshness = Freshness::default();
+    let account = AwsSettings { region: region?, endpoint: None, profile, credentials_file, role: None, freshness };
+    Some(AwsStsSettings { account, role: role?, session_policy, life })
+}
 
 /// A source's account, which is asked again and again.
 pub(super) fn read(section: &Section<'_>) -> Option<AwsSettings> {

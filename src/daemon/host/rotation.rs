@@ -43,12 +43,27 @@ impl Operations {
         let _ = self.rotations.set(Arc::new(rotations));
     }
 
+    /// Lets tools have a secret checked at its source, where their system refused a value.
+    pub fn host_refresh(self: &Arc<Self>) {
+        let host = Arc::downgrade(self);
+        self.broker.refresh_by(Box::new(move |secret| {
+            let host = Hosted(host.clone());
+            Box::pin(async move { host.refresh(vec![secret]).await })
+        }));
+    }
+
     /// Goes on with what was under way, and begins what is due. Once, when all was loaded.
     pub fn begin_rotations(&self) {
         self.control.spawn(forget(self.keeper.clone(), self.broker.clone()));
         if let Some(rotations) = self.rotations.get().cloned() {
             let _inside = self.control.enter();
             rotations.resume();
+            if let Some(leases) = self.broker.leases() {
+                leases.resume();
+            }
+            if let Some(containments) = self.containments.get() {
+                containments.resume();
+            }
             self.control.spawn(async move { rotations.keep_schedule().await });
         }
     }
@@ -70,7 +85,7 @@ impl Hosted {
 }
 
 /// Where a secret is, and how it is asked for there.
-fn place(now: &Now, secret: &SecretName) -> Result<(Arc<dyn Source>, Wanted), String> {
+pub(super) fn place(now: &Now, secret: &SecretName) -> Result<(Arc<dyn Source>, Wanted), String> {
     let settings = now.config.secrets.get(secret).ok_or("configuration has no such secret any longer")?;
     let (_, source) = now.sources.get(&settings.source).ok_or("its source is not configured any longer")?;
     let SecretSettings { path, field, stage, .. } = settings.clone();
@@ -78,10 +93,13 @@ fn place(now: &Now, secret: &SecretName) -> Result<(Arc<dyn Source>, Wanted), St
 }
 
 /// What configuration refuses beside `rotation` an operator may still ask for with a value of their own.
-fn impossible(config: &Config, wanted: &Wanted) -> Option<&'static str> {
+fn impossible(config: &Config, wanted: &Wanted, how: &How) -> Option<&'static str> {
     let source = config.secrets.get(&wanted.secret).and_then(|secret| config.sources.get(&secret.source));
     match source {
-        Some(SourceSettings::Vault(_)) if wanted.path.starts_with('/') => Some("another engine than the key-value one makes it"),
+        // Which of them rotate by themselves, configuration has seen to.
+        Some(SourceSettings::Vault(_)) if wanted.path.starts_with('/') && !matches!(how, How::Source(_)) => {
+            Some("another engine than the key-value one makes it")
+        }
         _ if wanted.stage.as_deref().is_some_and(|stage| stage != "AWSCURRENT") => Some("its `stage` names one version for good"),
         _ => None,
     }
@@ -92,14 +110,14 @@ impl Host for Hosted {
         let operations = self.operations()?;
         let now = operations.now.read().unwrap_or_else(PoisonError::into_inner);
         let (source, wanted) = place(&now, secret)?;
-        if let Some(why) = impossible(&now.config, &wanted) {
-            return Err(why.into());
-        }
         let configured = now.config.secrets.get(secret);
         let settings = configured.and_then(|secret| secret.rotation.clone()).unwrap_or_default();
+        if let Some(why) = impossible(&now.config, &wanted, &settings.how) {
+            return Err(why.into());
+        }
         let with = match &settings.how {
             How::Hook(hook) => hook.with.as_slice(),
-            How::Given | How::Generate(_) => &[],
+            How::Given | How::Generate(_) | How::Source(_) => &[],
         };
         let with = with.iter().map(|name| place(&now, name).map(|(source, wanted)| (name.clone(), source, wanted)));
         let with = with.collect::<Result<_, _>>()?;
@@ -108,9 +126,8 @@ impl Host for Hosted {
         Ok(Target { source, wanted, settings, with, siblings })
     }
 
-    /// systemd has a link for each unit that is, and takes it away when that ends.
     fn unit_runs(&self, unit: &str) -> bool {
-        std::fs::symlink_metadata(format!("/run/systemd/units/invocation:{unit}")).is_ok()
+        places::unit_runs(unit)
     }
 
     fn scheduled(&self) -> Vec<Scheduled> {

@@ -116,7 +116,14 @@ impl Facts {
         page.gauge("arena_used", "Of it, used by values.", BYTES, [(NO_LABELS, host.arena_used_bytes as f64)])?;
         let connections =
             [([("socket", "tools")], self.tools.count() as f64), ([("socket", "admin")], self.admin.count() as f64)];
-        page.gauge("connections", "Connections that are open.", None, connections)
+        page.gauge("connections", "Connections that are open.", None, connections)?;
+        let ends = host.remote.as_ref().and_then(|remote| remote.certificate_until).map(|until| (NO_LABELS, date(until)));
+        page.gauge(
+            "remote_certificate_end_timestamp",
+            "When the certificate ends that callers over the network are shown, since 1970; no sample where there is none.",
+            SECONDS,
+            ends,
+        )
     }
 
     fn secrets(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -144,6 +151,15 @@ impl Facts {
         let tools: Vec<_> = policy.tools().map(|(name, _)| name).collect();
         let open = tools.iter().map(|tool| ([("tool", tool.as_str())], self.broker.sessions().count_of(tool) as f64));
         page.gauge("sessions", "Open sessions.", None, open)?;
+        let mut leases: std::collections::BTreeMap<_, f64> = Default::default();
+        for lease in self.broker.leases().map(|leases| leases.facts()).unwrap_or_default() {
+            *leases.entry(lease.tool).or_default() += 1.0;
+        }
+        let leases = leases.iter().map(|(tool, count)| ([("tool", tool.as_str())], *count));
+        page.gauge("leases", "Credentials that were made for open sessions.", None, leases)?;
+        let contained = self.broker.contained();
+        let contained = tools.iter().map(|tool| ([("tool", tool.as_str())], f64::from(u8::from(contained.contains(*tool)))));
+        page.gauge("contained", "1 for a tool that is contained.", None, contained)?;
         let handouts = tools.iter().map(|tool| ([("tool", tool.as_str())], self.broker.tally(tool).handouts.load(Relaxed)));
         page.counter("handouts", "Secrets handed out.", handouts)?;
         self.refusals(page, &tools)?;

@@ -3,14 +3,23 @@
 use std::{
     fs::{self, OpenOptions},
     io::{ErrorKind, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
-use crate::source::sealed_file::replace::{Replacing, sync_folder};
+use crate::source::{
+    directory::open_to_others,
+    sealed_file::replace::{Replacing, sync_folder},
+};
 
 /// Far more than all the secrets of a host.
 const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// Makes a directory of such files, for its owner alone.
+pub fn take_folder(path: &Path) -> Result<(), String> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| format!("{}: {error}", path.display()))
+}
 
 /// What is in it. `None` where there is none; in words, why it is not to be relied on.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, String> {
@@ -73,14 +82,9 @@ fn check_directory(path: &Path) -> Result<(), String> {
     if facts.uid() != 0 && facts.uid() != rustix::process::geteuid().as_raw() {
         return refuse("belongs to another user");
     }
-    if facts.mode() & 0o022 != 0 {
-        return refuse("can be written by others (chmod go-w)");
+    match open_to_others(directory).map_err(fails)? {
+        None => Ok(()),
+        Some(_) if facts.mode() & 0o022 != 0 => refuse("can be written by others (chmod go-w)"),
+        Some(_) => refuse("is below one that others can write (chmod go-w)"),
     }
-    for above in directory.canonicalize().map_err(fails)?.ancestors().skip(1) {
-        let mode = fs::metadata(above).map_err(fails)?.mode();
-        if mode & 0o022 != 0 && mode & 0o1000 == 0 {
-            return refuse("is below one that others can write (chmod go-w)");
-        }
-    }
-    Ok(())
 }

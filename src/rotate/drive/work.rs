@@ -137,6 +137,9 @@ impl Work<'_> {
 
     /// The old value is not taken any longer. Not where it is the one that is current: then something is wrong, and all stays as it is.
     pub async fn retire(&self) -> Tried {
+        if !self.is_hooked() {
+            return self.tidy().await;
+        }
         let (old, new) = match (self.old_value().await, self.new_value().await) {
             (Ok(old), Ok(new)) => (old, new),
             (Err(error), _) | (_, Err(error)) => return failed(&error),
@@ -144,12 +147,10 @@ impl Work<'_> {
         if let Err(tried) = self.is_not_current(old.as_ref(), "retired").await {
             return tried;
         }
-        if self.is_hooked()
-            && let Err(tried) = self.run(Step::Retire, old.as_ref(), new.as_ref()).await
-        {
-            return tried;
+        match self.run(Step::Retire, old.as_ref(), new.as_ref()).await {
+            Ok(_) => self.tidy().await,
+            Err(tried) => tried,
         }
-        self.tidy().await
     }
 
     pub async fn restore(&self) -> Result<Version, Tried> {
@@ -160,6 +161,9 @@ impl Work<'_> {
 
     /// The new value is not taken any longer, and not staged; under the same condition.
     pub async fn undo(&self) -> Tried {
+        if !self.is_hooked() {
+            return self.tidy().await;
+        }
         let (old, new) = match (self.old_value().await, self.new_value().await) {
             (Ok(old), Ok(new)) => (old, new),
             (Err(error), _) | (_, Err(error)) => return failed(&error),
@@ -167,16 +171,14 @@ impl Work<'_> {
         if let Err(tried) = self.is_not_current(new.as_ref(), "taken back").await {
             return tried;
         }
-        if self.is_hooked()
-            && let Err(tried) = self.run(Step::Undo, old.as_ref(), new.as_ref()).await
-        {
-            return tried;
+        match self.run(Step::Undo, old.as_ref(), new.as_ref()).await {
+            Ok(_) => self.tidy().await,
+            Err(tried) => tried,
         }
-        self.tidy().await
     }
 
     async fn is_not_current(&self, value: Option<&SecretValue>, what: &str) -> Result<(), Tried> {
-        let (Some(value), true) = (value, self.is_hooked()) else { return Ok(()) };
+        let Some(value) = value else { return Ok(()) };
         let current = async {
             let current = self.writer.look(self.wanted()).await?;
             self.writer.value(self.wanted(), Which::Version(&current.version)).await

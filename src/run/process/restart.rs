@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Start;
+use super::{Number, Start};
 
 /// Several secrets change together, and the tool is started once.
 const COALESCE: Duration = Duration::from_millis(200);
@@ -14,6 +14,7 @@ pub(super) enum Restart {
     /// Not before `after`, so that what comes together is one; and then when nothing is under way, or at `by`.
     Asked {
         next: Box<Start>,
+        number: Number,
         after: Instant,
         by: Instant,
         /// The tool that is there has been told what it must know, and may have what waits.
@@ -22,18 +23,20 @@ pub(super) enum Restart {
     /// The old tool is on its way out.
     Ending {
         next: Box<Start>,
+        number: Number,
     },
     /// The new tool is there, or almost, and has not been told yet what it must know.
     Starting,
 }
 
 impl Restart {
-    pub fn ask(&mut self, new: Box<Start>) {
+    pub fn ask(&mut self, new: Box<Start>, as_number: Number) {
         match self {
-            Self::Asked { next, .. } | Self::Ending { next } => *next = new,
+            Self::Asked { next, number, .. } | Self::Ending { next, number } => (*next, *number) = (new, as_number),
             Self::None | Self::Starting => {
                 let after = Instant::now() + COALESCE;
-                *self = Self::Asked { next: new, after, by: after + UNDER_WAY, introduced: !self.is_starting() };
+                *self =
+                    Self::Asked { next: new, number: as_number, after, by: after + UNDER_WAY, introduced: !self.is_starting() };
             }
         }
     }
@@ -47,8 +50,8 @@ impl Restart {
     pub fn is_due(&mut self, idle: bool) -> bool {
         let now = Instant::now();
         match std::mem::replace(self, Self::None) {
-            Self::Asked { next, after, by, .. } if after <= now && (idle || by <= now) => {
-                *self = Self::Ending { next };
+            Self::Asked { next, number, after, by, .. } if after <= now && (idle || by <= now) => {
+                *self = Self::Ending { next, number };
                 true
             }
             other => {
@@ -67,11 +70,11 @@ impl Restart {
     }
 
     /// What is to be started, now that the old tool is gone.
-    pub fn take_next(&mut self) -> Option<Box<Start>> {
+    pub fn take_next(&mut self) -> Option<(Box<Start>, Number)> {
         match std::mem::replace(self, Self::None) {
-            Self::Ending { next } => {
+            Self::Ending { next, number } => {
                 *self = Self::Starting;
-                Some(next)
+                Some((next, number))
             }
             _ => None,
         }
@@ -124,13 +127,13 @@ mod tests {
     #[test]
     fn a_tool_that_is_still_to_be_introduced_is_so_also_when_its_successor_is_given_up() {
         let mut restart = Restart::None;
-        restart.ask(next());
+        restart.ask(next(), 1);
         assert!(restart.give_up() && matches!(restart, Restart::None));
         let mut restart = Restart::Starting;
-        restart.ask(next());
+        restart.ask(next(), 1);
         assert!(restart.introduces() && !restart.is_starting());
         assert!(!restart.give_up() && restart.is_starting());
-        let mut restart = Restart::Ending { next: next() };
+        let mut restart = Restart::Ending { next: next(), number: 1 };
         assert!(!restart.give_up() && restart.take_next().is_none());
     }
 }

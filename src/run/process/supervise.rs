@@ -8,7 +8,7 @@ mod watch;
 use std::{ffi::CString, io, os::fd::AsFd, time::Instant};
 
 use super::{
-    Ended, Event, Events, Filter, Guardian, NotStarted, Signals, Start, Why, ends,
+    Ended, Event, Events, Filter, Guardian, NotStarted, Number, Signals, Start, Why, ends,
     patience::{Patience, due},
     restart::Restart,
     signals::Come,
@@ -71,6 +71,7 @@ impl Launched<'_> {
             why: Why::Itself,
             patience: Patience::default(),
             restart: Restart::None,
+            takes_over: None,
         };
         supervisor.run()
     }
@@ -113,6 +114,8 @@ struct Supervisor<'a, F> {
     why: Why,
     patience: Patience,
     restart: Restart,
+    /// The number of the restart whose tool is being started.
+    takes_over: Option<Number>,
     /// The end of input is still to come, and is to be seen here even while nothing is read: because the tool has inherited it, or
     /// because what was read waits.
     watches_input: bool,
@@ -124,7 +127,8 @@ struct Supervisor<'a, F> {
 }
 
 impl<F: Filter> Supervisor<'_, F> {
-    fn launch_again(&mut self, start: &Start) -> Result<(), NotStarted> {
+    fn launch_again(&mut self, start: &Start, number: Number) -> Result<(), NotStarted> {
+        self.takes_over = Some(number);
         self.program.clone_from(&start.program);
         (self.tool, self.status, self.gone, self.patience) = (None, None, false, Patience::default());
         order(&mut self.guardian, &mut self.streams, start)
@@ -134,9 +138,9 @@ impl<F: Filter> Supervisor<'_, F> {
         let (mut sources, mut polled) = (Vec::new(), Vec::new());
         loop {
             if self.gone && self.drained() {
-                let Some(next) = self.restart.take_next() else { return Ok(self.ended()) };
+                let Some((next, number)) = self.restart.take_next() else { return Ok(self.ended()) };
                 self.make_way();
-                self.launch_again(&next)?;
+                self.launch_again(&next, number)?;
             }
             self.watch(&mut sources, &mut polled);
             self.wait(&mut polled);
@@ -225,6 +229,9 @@ impl<F: Filter> Supervisor<'_, F> {
 
     fn started(&mut self, pid: i32) {
         self.tool = Some(pid);
+        if let Some(number) = self.takes_over.take() {
+            self.events.has_begun(number);
+        }
         self.take_foreground();
         if self.restart.introduces() {
             self.introduce();
@@ -262,7 +269,7 @@ impl<F: Filter> Supervisor<'_, F> {
     fn event(&mut self, event: Event) {
         match event {
             Event::Signal(signal) => self.guardian.signal(signal, To::Tool),
-            Event::Restart(next) => self.restart.ask(next),
+            Event::Restart(next, number) => self.restart.ask(next, number),
             Event::Stop => {
                 self.why = Why::Stopped;
                 self.restart = Restart::None;

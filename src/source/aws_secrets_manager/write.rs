@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{name::Version, secret::SecretValue};
 
-const PENDING: &str = "AWSPENDING";
+pub(super) const PENDING: &str = "AWSPENDING";
 
 static API: Api = Api {
     name: "AWS Secrets Manager",
@@ -30,34 +30,50 @@ fn is_token(version: &str) -> bool {
     version.len() == 32 && version.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-fn version(id: &str) -> Result<Version, SourceError> {
+pub(super) fn version(id: &str) -> Result<Version, SourceError> {
     id.parse().map_err(|_| SourceError::new(Cause::BadAnswer, "AWS answered with a version id that is none"))
 }
 
 /// A secret's API, for a few calls.
-struct Way<'a> {
+pub(super) struct Way<'a> {
     session: Session<'a, Client>,
     id: &'a str,
 }
 
 /// Which version has which label.
-struct Stages(DescribeSecretOutput);
+pub(super) struct Stages(DescribeSecretOutput);
 
 impl Stages {
     /// The version that has this label.
-    fn of(&self, label: &str) -> Option<&str> {
+    pub fn of(&self, label: &str) -> Option<&str> {
         let mut all = self.0.version_ids_to_stages().into_iter().flatten();
         all.find(|(_, labels)| labels.iter().any(|one| one == label)).map(|(id, _)| id.as_str())
+    }
+
+    pub fn has(&self, version: &str, label: &str) -> bool {
+        let labels = self.0.version_ids_to_stages().and_then(|all| all.get(version));
+        labels.is_some_and(|labels| labels.iter().any(|one| one == label))
+    }
+
+    /// Is its rotation turned on?
+    pub fn rotates(&self) -> bool {
+        self.0.rotation_enabled() == Some(true)
     }
 }
 
 impl<'a> Way<'a> {
-    async fn to(source: &'a AwsSecretsManager, wanted: &'a Wanted) -> Result<Self, SourceError> {
+    pub async fn to(source: &'a AwsSecretsManager, wanted: &'a Wanted) -> Result<Self, SourceError> {
         let session = source.account.session(&API, AwsSecretsManager::client, false).await?;
         Ok(Self { session, id: &wanted.path })
     }
 
-    async fn stages(&self) -> Result<Stages, SourceError> {
+    /// Has AWS rotate it. A call that is made twice is made once.
+    pub async fn rotate(&self, token: &str) -> Result<(), SourceError> {
+        let call = |client: &Client| client.rotate_secret().secret_id(self.id).client_request_token(token).send();
+        self.session.call("RotateSecret", call).await.map(drop).map_err(|failure| failure.error)
+    }
+
+    pub async fn stages(&self) -> Result<Stages, SourceError> {
         let call = self.session.call("DescribeSecret", |client| client.describe_secret().secret_id(self.id).send());
         call.await.map(Stages).map_err(|failure| failure.error)
     }

@@ -21,7 +21,7 @@ use vaultrs::api::EndpointMiddleware;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{
-    super::{Calls, Cause, SourceError, field::Json, key_file, other_end::authorities},
+    super::{Calls, Cause, SourceError, field::Json, key_file, other_end},
     Settings,
     errors::{self, Asked, Failed, Of},
 };
@@ -86,20 +86,11 @@ impl Access {
     }
 
     fn http(&self) -> Result<reqwest::Client, SourceError> {
-        let mut http = reqwest::Client::builder()
-            .tls_backend_rustls()
-            .redirect(reqwest::redirect::Policy::none())
+        let mut http = other_end::client(Some(&self.settings.address), self.settings.ca_file.as_deref())?
             .no_proxy()
-            .http1_only()
             .pool_max_idle_per_host(self.calls.most())
             .connect_timeout(Duration::from_secs(5))
             .timeout(Duration::from_secs(15));
-        if let Some(path) = &self.settings.ca_file {
-            http = http.tls_certs_only(authorities(path)?);
-        } else if self.settings.address.starts_with("http:") {
-            // Reading the system's would take longer than most of what a client is made for.
-            http = http.tls_certs_only([]);
-        }
         if let Some((certificate, key)) = &self.settings.client_certificate {
             http = http.identity(identity(certificate, key)?);
         }

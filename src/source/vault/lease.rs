@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     str,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde_json::json;
@@ -96,17 +96,17 @@ impl Lease {
         }
         self.data.expose(|data| {
             let data = Json::parse(data).ok_or_else(|| SourceError::new(Cause::BadAnswer, "the data are not JSON"))?;
-            let value = value(data, asking.wanted)?;
+            let value = value(data, asking.wanted.field.as_deref())?;
             Ok(Checked::Read(Fetched { value, version: self.version.clone(), check_within }))
         })
     }
+}
 
-    /// The same for the same lease, and says nothing about it.
-    fn version_of(id: &SecretValue) -> Option<Version> {
-        let digest = id.expose(|id| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id));
-        let hex: String = digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        hex.parse().ok()
-    }
+/// The same for the same lease, and says nothing about it.
+pub(super) fn version_of(id: &SecretValue) -> Option<Version> {
+    let digest = id.expose(|id| aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id));
+    let hex: String = digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    hex.parse().ok()
 }
 
 impl Vault {
@@ -134,11 +134,16 @@ impl Vault {
         let data = answer.at("data").filter(|data| data.kind() == "an object").ok_or_else(odd)?;
         match lease(answer, data, token).map_err(|error| Failed { error, of: Of::Path })? {
             Some(lease) => Ok(self.of_lease(slot.insert(lease), job)),
-            // There is nothing by which its versions could be told apart that would not tell of the value.
-            None => Ok(job.each(|asking| {
-                let value = value(data, asking.wanted)?;
-                Ok(Checked::Read(Fetched { value, version: Version::from(1), check_within: None }))
-            })),
+            None => {
+                // Otherwise there is nothing by which its versions could be told apart that would not tell of the value.
+                let fixed = fixed(data);
+                let check_within = fixed.as_ref().and_then(|fixed| fixed.left);
+                let version = fixed.map_or_else(|| Version::from(1), |fixed| fixed.version);
+                Ok(job.each(|asking| {
+                    let value = value(data, asking.wanted.field.as_deref())?;
+                    Ok(Checked::Read(Fetched { value, version: version.clone(), check_within }))
+                }))
+            }
         }
     }
 
@@ -180,6 +185,24 @@ async fn look_after(client: &Client<'_>, rights: &Rights, lease: &mut Lease, pat
     }
 }
 
+/// What a static role says of itself beside its password.
+pub(super) struct Fixed {
+    /// The moment of its last rotation, as the server writes it.
+    pub version: Version,
+    pub rotated: SystemTime,
+    /// Until the engine rotates it by its own clock, and a moment for that.
+    left: Option<Duration>,
+}
+
+/// `None`: this is none.
+pub(super) fn fixed(data: Json<'_>) -> Option<Fixed> {
+    let text = data.at("last_vault_rotation")?.leaf()?.ok()?;
+    let text = text.expose(|text| str::from_utf8(text).ok().map(str::to_owned))?;
+    let rotated = text.parse::<prost_types::Timestamp>().ok()?.try_into().ok()?;
+    let left = data.at("ttl").and_then(seconds).map(|left| left + SHORTEST);
+    Some(Fixed { version: text.parse().ok()?, rotated, left })
+}
+
 /// The lease that came with an answer.
 fn lease(answer: Json<'_>, data: Json<'_>, token: &Token) -> Result<Option<Lease>, SourceError> {
     let (Some(id), Some(life)) = (answer.at("lease_id").and_then(Json::leaf), answer.at("lease_duration").and_then(seconds))
@@ -190,7 +213,7 @@ fn lease(answer: Json<'_>, data: Json<'_>, token: &Token) -> Result<Option<Lease
     if id.is_empty() || life.is_zero() {
         return Ok(None);
     }
-    let Some(version) = Lease::version_of(&id) else { return Ok(None) };
+    let Some(version) = version_of(&id) else { return Ok(None) };
     Ok(Some(Lease {
         id,
         generation: token.generation,

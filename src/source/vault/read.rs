@@ -256,7 +256,7 @@ impl Vault {
         let body = client.ask("GET kv/data", Call::get(full), Asked::Secret(full)).await?;
         let (data, version) = self.parse(&body, job.path).map_err(|error| Failed { error, of: Of::Path })?;
         Ok(job.each(|asking| {
-            let value = value(data, asking.wanted)?;
+            let value = value(data, asking.wanted.field.as_deref())?;
             Ok(Checked::Read(Fetched { value, version: version.clone(), check_within: None }))
         }))
     }
@@ -302,10 +302,10 @@ impl Job<'_> {
 }
 
 /// What is wanted, out of a path's data.
-pub(super) fn value(data: Json<'_>, wanted: &Wanted) -> Result<SecretValue, SourceError> {
-    match &wanted.field {
+pub(super) fn value(data: Json<'_>, field: Option<&str>) -> Result<SecretValue, SourceError> {
+    match field {
         None => only_value(data).unwrap_or_else(|| field::pick(data.text(), None)),
-        field => field::pick(data.text(), field.as_deref()),
+        Some(_) => field::pick(data.text(), field),
     }
 }
 

@@ -104,7 +104,7 @@ impl Vault {
     }
 
     fn value_of(&self, object: &Object, wanted: &Wanted) -> Result<SecretValue, SourceError> {
-        value(self.parse(&object.body, &wanted.path)?.0, wanted)
+        value(self.parse(&object.body, &wanted.path)?.0, wanted.field.as_deref())
     }
 
     async fn beside(&self, wanted: &Wanted) -> Result<Option<Beside>, SourceError> {

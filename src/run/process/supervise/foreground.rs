@@ -3,7 +3,13 @@
 use std::os::fd::AsFd;
 
 use super::{Filter, Supervisor};
-use crate::run::process::{signals, wire::To};
+use crate::run::{
+    process::{Channel, signals, wire::To},
+    relay::lane::Step,
+};
+
+/// A tool that writes all the time is not waited for.
+const AT_ONCE: u32 = 16;
 
 impl<F: Filter> Supervisor<'_, F> {
     pub(super) fn stopped(&mut self, signal: i32) {
@@ -40,8 +46,20 @@ impl<F: Filter> Supervisor<'_, F> {
 
     /// Lets what is typed reach the tool, if it wants it and the terminal is ours to read.
     pub(super) fn take_foreground(&mut self) {
-        let Some(users) = self.streams.users.as_mut().filter(|_| self.wants_keys && self.tool.is_some()) else { return };
-        if users.is_raw() || !users.is_ours() || users.raw().is_err() {
+        let wanted = self.wants_keys && self.tool.is_some();
+        let Some(users) = self.streams.users.as_mut().filter(|users| wanted && !users.is_raw() && users.is_ours()) else {
+            return;
+        };
+        // What the tool wrote without line ends of its own is shown while the user's terminal still makes them.
+        self.streams.tools.iter().for_each(|tools| users.give_work(tools));
+        for at in 0..self.streams.lanes.len() {
+            let mut left = AT_ONCE;
+            while left > 0 && self.streams.lanes[at].channel() == Channel::Terminal && self.streams.lanes[at].source().is_some() {
+                left = if self.pull(at) == Step::Idle { 0 } else { left - 1 };
+            }
+        }
+        let Some(users) = self.streams.users.as_mut().filter(|users| !users.is_raw()) else { return };
+        if users.raw().is_err() {
             return;
         }
         users.copy_size_to(self.streams.tools.as_ref());
