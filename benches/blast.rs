@@ -49,6 +49,7 @@ fn facts() -> Facts {
             unlocks: if n % 10_000 == 77 { vec![source(n / 10_000)] } else { Vec::new() },
             rotate_every: (n % 2 == 0).then_some(Duration::from_secs(30 * 86_400)),
             canary: n % 1_000 == 0,
+            per_session: false,
             current: Some(1.into()),
             at: at(n),
         })
@@ -62,10 +63,12 @@ fn facts() -> Facts {
                 secret: secrets[(spread(t, SECRETS) + g * 991) % SECRETS].name.clone(),
                 channel: Channel::ALL[(t + g) % 5],
                 variable: None,
+                remote: false,
                 at: at(t * 100 + g),
             })
             .collect(),
         on_rotation: "notify-only".into(),
+        contained: false,
         at: at(t * 100),
     };
     let tools: Vec<_> = (0..TOOLS).map(tool).collect();
@@ -75,6 +78,7 @@ fn facts() -> Facts {
         pid: t as u32 + 1000,
         uid: 1000,
         unit: None,
+        remote: None,
         opened: now,
         scope: tools[t].grants.iter().take(10).map(|grant| grant.secret.clone()).collect(),
         held: tools[t]

@@ -1,7 +1,9 @@
 //! Hand-outs with the audit log off, batched and sync, beside two floors on the same disk in the same run: one write and fdatasync alone, and
 //! bare group commit of as many bytes by as many waiters. Prints a table of `benches/README.md`.
 //!
-//! `cargo bench --bench recorded` measures; `-- --quick` in fewer rounds.
+//! And hand-outs while the log is sent to somebody who is not there, or who never answers.
+//!
+//! `cargo bench --bench recorded` measures; `-- --quick` in fewer rounds, `-- 64` for one number of callers.
 
 #[path = "../tests/support/daemon.rs"]
 mod daemon;
@@ -35,6 +37,36 @@ fn host(audit: &str) -> Host {
     host
 }
 
+/// One exporter that finds nobody, and one whose collector takes the connection and says nothing.
+fn exporters(silent: &std::net::TcpListener) -> [String; 3] {
+    let to = |port: u16| {
+        format!("durability = \"sync\"\n[audit.export.dead]\nkind = \"otlp\"\nendpoint = \"http://127.0.0.1:{port}\"\n")
+    };
+    [r#"durability = "sync""#.into(), to(1), to(silent.local_addr().expect("an address").port())]
+}
+
+fn dead_exporters(runtime: &tokio::runtime::Runtime, rounds: usize, window: Duration) {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let hosts = exporters(&silent).map(|audit| host(&audit));
+    let _daemons = [0, 1, 2].map(|at| hosts[at].start());
+    println!("\n| exporter, 16 callers | sync/s | to none | p50 us | p99 us |\n|---|---|---|---|---|");
+    let mut all: [Vec<Measured>; 3] = Default::default();
+    for round in 0..rounds {
+        for turn in 0..3 {
+            let at = (turn + round) % 3;
+            let measured =
+                tokio::task::LocalSet::new().block_on(runtime, Load::daemon(&hosts[at], Shape::Stream, 16).run(window));
+            all[at].push(Measured { rate: measured.per_second, p50: measured.p50, p99: measured.p99 });
+        }
+    }
+    let floors: Vec<f64> = all[0].iter().map(|none| none.rate).collect();
+    for (what, of) in ["none", "nobody is there", "it never answers"].into_iter().zip(all) {
+        let ratios = of.iter().zip(&floors).map(|(one, none)| Measured { rate: one.rate / none, ..*one }).collect();
+        let (ratio, Measured { rate, p50, p99 }) = (median(ratios).rate, median(of));
+        println!("| {what} | {rate:.0} | {ratio:.2} | {} | {} |", p50.as_micros(), p99.as_micros());
+    }
+}
+
 fn main() {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let rounds = if quick { 3 } else { 9 };
@@ -48,8 +80,9 @@ fn main() {
         "| form, callers | off/s | batched/s | sync/s | batched to off | bare group commit/s | sync to the slower of off and bare | p50 us off / batched / sync / fdatasync | p99 us off / batched / sync |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
+    let only: Option<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).next();
     for shape in [Shape::Stream, Shape::Unary] {
-        for count in [1, 16, 64, 256] {
+        for count in [1, 16, 64, 256].into_iter().filter(|count| only.is_none_or(|only| only == *count)) {
             let mut all: [Vec<Measured>; 5] = Default::default();
             for round in 0..rounds {
                 // Which side comes first alternates, so that none always follows the same.
@@ -87,4 +120,5 @@ fn main() {
             );
         }
     }
+    dead_exporters(&runtime, rounds, window);
 }

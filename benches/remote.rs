@@ -48,8 +48,16 @@ fn main() {
         limits = { per-minute = 1000000000, concurrent = 1000, concurrent-requests = 1000, per-session = 1000000000000 }\n\
         [tool.by-token]\nrun-as = { token = \"bench\" }\nsecrets.\"a/key\" = { remote = true }\n\
         limits = { per-minute = 1000000000, concurrent = 1000, concurrent-requests = 1000, per-session = 1000000000000 }\n\
+        [tool.by-jwt]\nrun-as = { jwt = { issuer = \"login\", subject = \"bench\" } }\nsecrets.\"a/key\" = { remote = true }\n\
+        limits = { per-minute = 1000000000, concurrent = 1000, concurrent-requests = 1000, per-session = 1000000000000 }\n\
         [limits]\nper-second = 1000000000\nper-minute = 4000000000\n";
-    let site = Site::new("max-connections-per-address = 500\n", &format!("{policy}{WITHOUT_RECORDS}"));
+    let site = Site::bare();
+    let jwt = jwt(&site);
+    let issuer = format!(
+        "[issuer.login]\nissuer = \"https://login.example.com\"\naudience = [\"valetkey\"]\nalgorithms = [\"ES256\"]\njwks-file = \"{}\"\n",
+        site.host.path("jwks.json").display()
+    );
+    site.configure("max-connections-per-address = 500\n", &format!("{policy}{issuer}{WITHOUT_RECORDS}"));
     let _daemon = site.start();
     let echo = Echo::start(&site);
     let me = site.client();
@@ -61,15 +69,30 @@ fn main() {
     let shake = |port| runtime.block_on(handshakes(&site, port, &me, window));
     row("whole handshakes, 8 at a time", rounds, || shake(ours), || shake(floor));
     for calls in [1, 16] {
-        let get = |port, session, token: Option<&str>| runtime.block_on(gets(&site, port, &me, session, token, calls, window));
-        row(&format!("GetSecrets over mTLS, {calls} under way"), rounds, || get(ours, true, None), || get(floor, false, None));
-        row(
-            &format!("the same with a token as well, {calls} under way"),
-            rounds,
-            || get(ours, true, Some(&token)),
-            || get(floor, false, Some(&token)),
-        );
+        for (what, tool, token) in [
+            ("GetSecrets over mTLS", "billing", None),
+            ("the same with an issued token", "by-token", Some(&*token)),
+            ("the same with a JSON Web Token", "by-jwt", Some(&*jwt)),
+        ] {
+            let get = |port, tool| runtime.block_on(gets(&site, port, &me, tool, token, calls, window));
+            row(&format!("{what}, {calls} under way"), rounds, || get(ours, Some(tool)), || get(floor, None));
+        }
     }
+}
+
+/// A token of an identity provider, good for an hour, whose keys are in a file.
+fn jwt(site: &Site) -> String {
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::Jwk};
+    let key = EncodingKey::from_ec_der(rcgen::KeyPair::generate().expect("a key").serialized_der());
+    let mut jwk = Jwk::from_encoding_key(&key, Algorithm::ES256).expect("its public half");
+    jwk.common.key_id = Some("one".into());
+    site.host.write("jwks.json", &serde_json::json!({ "keys": [jwk] }).to_string());
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a date").as_secs();
+    let claims = serde_json::json!({
+        "iss": "https://login.example.com", "aud": "valetkey", "sub": "bench", "iat": now, "exp": now + 3600,
+    });
+    let header = Header { kid: Some("one".into()), ..Header::new(Algorithm::ES256) };
+    jsonwebtoken::encode(&header, &claims, &key).expect("a token")
 }
 
 fn row(what: &str, rounds: usize, ours: impl Fn() -> f64, floor: impl Fn() -> f64) {
@@ -109,14 +132,22 @@ async fn handshakes(site: &Site, port: u16, me: &Issued, window: Duration) -> f6
     f64::from(counts.iter().sum::<u32>()) / window.as_secs_f64()
 }
 
-async fn gets(site: &Site, port: u16, me: &Issued, session: bool, token: Option<&str>, calls: usize, window: Duration) -> f64 {
+/// Without a tool no session is opened: the floor has none.
+async fn gets(
+    site: &Site,
+    port: u16,
+    me: &Issued,
+    tool: Option<&str>,
+    token: Option<&str>,
+    calls: usize,
+    window: Duration,
+) -> f64 {
     let channel = site.channel_at(port, Some(me)).await;
-    let tool = if token.is_some() { "by-token" } else { "billing" };
     let one = || {
         let mut broker: BrokerClient<Channel> = BrokerClient::new(channel.clone());
         async move {
-            let id = match session {
-                true => {
+            let id = match tool {
+                Some(tool) => {
                     let open = raw::open(tool, &["a/key"]);
                     let opened = match token {
                         Some(token) => broker.open_session(with_token(open, token)).await,
@@ -124,9 +155,9 @@ async fn gets(site: &Site, port: u16, me: &Issued, session: bool, token: Option<
                     };
                     opened.expect("a session").into_inner().session
                 }
-                false => "0".repeat(32),
+                None => "0".repeat(32),
             };
-            let request = GetSecretsRequest { session: id, names: vec!["a/key".into()] };
+            let request = GetSecretsRequest { session: id, names: vec!["a/key".into()], fresh: false };
             let ends = Instant::now() + window;
             let mut count = 0_u32;
             while Instant::now() < ends {

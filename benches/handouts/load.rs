@@ -99,7 +99,7 @@ fn stream_request(request: Request) -> Bytes {
 }
 
 fn get() -> Bytes {
-    stream_request(Request::Get(Get { id: 1, name: "bench/key".into() }))
+    stream_request(Request::Get(Get { id: 1, name: "bench/key".into(), fresh: false }))
 }
 
 async fn client(socket: &std::path::Path) -> tonic::client::Grpc<Channel> {
@@ -123,7 +123,7 @@ async fn unary_get(client: &mut tonic::client::Grpc<Channel>, session: bool) -> 
     } else {
         "0".repeat(32)
     };
-    let request = GetSecretsRequest { session: session.clone(), names: vec!["bench/key".into()] };
+    let request = GetSecretsRequest { session: session.clone(), names: vec!["bench/key".into()], fresh: false };
     (session, request.encode_to_vec().into())
 }
 
