@@ -1,6 +1,12 @@
 //! What is kept of a pattern, made while the pattern is at hand.
 
-use std::{collections::HashMap, io, marker::PhantomData, ops::Range};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::{BuildHasherDefault, Hasher},
+    io,
+    marker::PhantomData,
+    ops::Range,
+};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use siphasher::{sip::SipHasher13, sip128};
@@ -146,13 +152,13 @@ impl Zeroize for Print {
 /// The prints of one value. The same pattern of two forms is in it once.
 pub(in super::super) struct Prints {
     all: Zeroizing<Vec<Print>>,
-    places: HashMap<[u64; 2], usize>,
+    places: HashMap<[u64; 2], usize, BuildHasherDefault<ByTag>>,
 }
 
 impl Default for Prints {
     /// With room for those of most values: a vector that grows leaves its old self behind.
     fn default() -> Self {
-        Self { all: Zeroizing::new(Vec::with_capacity(64)), places: HashMap::new() }
+        Self { all: Zeroizing::new(Vec::with_capacity(64)), places: HashMap::with_capacity_and_hasher(64, Default::default()) }
     }
 }
 
@@ -166,13 +172,35 @@ impl Prints {
     }
 
     fn add(&mut self, tag: [u64; 2], form: Form, make: impl FnOnce([u64; 2]) -> Print) {
-        match self.places.get(&tag) {
-            Some(place) => self.all[*place].row.form = self.all[*place].row.form.min(form),
-            None => {
-                self.places.insert(tag, self.all.len());
+        match self.places.entry(tag) {
+            Entry::Occupied(place) => {
+                let row = &mut self.all[*place.get()].row;
+                row.form = row.form.min(form);
+            }
+            Entry::Vacant(place) => {
+                place.insert(self.all.len());
                 self.all.push(make(tag));
             }
         }
+    }
+}
+
+/// A tag is a keyed hash already.
+#[derive(Default)]
+struct ByTag(u64);
+
+impl Hasher for ByTag {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_ne_bytes(*first);
+        }
+    }
+
+    /// Of an array, its length.
+    fn write_usize(&mut self, _: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 
@@ -226,7 +254,7 @@ impl<T: Tier> Spread<T> {
             sums[at + 1] = sums[at] + shared * shared;
         }
         let first = (key % runs as u64) as usize;
-        let start = (first..runs).chain(0..first).min_by_key(|start| sums[start + T::STRIDE] - sums[*start])?;
+        let start = least(runs, first, |start| sums[start + T::STRIDE] - sums[start])?;
         let mut marks = [0; MOST_STRIDE];
         marks[..T::STRIDE].copy_from_slice(&self.marks[start..start + T::STRIDE]);
         let busiest = self.shared[start..start + T::STRIDE].iter().copied().max()?;
@@ -239,8 +267,23 @@ impl Spread<Long> {
     fn quiet_place(&self, taken: Range<usize>, key: u64) -> usize {
         let overlap = |at: usize| taken.end.min(at + CHECK).saturating_sub(taken.start.max(at)) as u32;
         let first = (key % self.windows as u64) as usize;
-        (first..self.windows).chain(0..first).min_by_key(|at| 2 * self.shared[*at] + overlap(*at)).unwrap_or_default()
+        least(self.windows, first, |at| 2 * self.shared[at] + overlap(at)).unwrap_or_default()
     }
+}
+
+/// The first of `count` places, from `first` on and around, that costs least. One that costs nothing ends the search.
+fn least(count: usize, first: usize, cost: impl Fn(usize) -> u32) -> Option<usize> {
+    let mut best = None;
+    for at in (first..count).chain(0..first) {
+        let cost = cost(at);
+        if best.is_none_or(|(_, least)| cost < least) {
+            best = Some((at, cost));
+        }
+        if cost == 0 {
+            break;
+        }
+    }
+    Some(best?.0)
 }
 
 /// How often windows are registered so far, roughly: counters by the leading bits of their marks. It guides a choice only;

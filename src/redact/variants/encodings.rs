@@ -15,14 +15,16 @@ pub(super) fn encodings(value: &[u8], see: &mut dyn FnMut(Form, &[u8])) {
     for digits in [LOWER, UPPER] {
         form(Form::Hex, value.len() * 2, &|out| value.iter().for_each(|b| out.extend(hex(*b, digits))));
         for (keep, space) in PERCENT {
-            form(Form::Percent, value.len() * 3, &|out| percent(value, keep, space, digits, out));
+            let mut once = Zeroizing::new(Vec::with_capacity(value.len() * 3));
+            percent(value, keep, space, digits, &mut once);
+            // Most keys have nothing to encode: that form was shown, and to encode it twice makes no other.
+            if *once == value {
+                continue;
+            }
+            form(Form::Percent, once.len(), &|out| out.extend_from_slice(&once));
             // A percent sign that happens to stand before a value that begins with two hex digits makes an escape of them, and hides
             // that value from the views. Once it is encoded the form above is there for that, and twice this one.
-            form(Form::Percent, value.len() * 5, &|out| {
-                let mut once = Zeroizing::new(Vec::with_capacity(value.len() * 3));
-                percent(value, keep, space, digits, &mut once);
-                percent(&once, keep, space, digits, out);
-            });
+            form(Form::Percent, value.len() * 5, &|out| percent(&once, keep, space, digits, out));
         }
         form(Form::Escaped, value.len() * 4, &|out| escaped_bytes(value, digits, out));
         // Fingerprints, `xxd`, .NET's BitConverter, C.
