@@ -14,7 +14,7 @@ use crate::{
     source::{Source, SourceError, Wanted},
 };
 
-pub use leases::{Facts, Leases, Owed};
+pub use leases::{Facts, Leases, Owed, Revoked};
 pub use record::List;
 
 /// What leases ask of the daemon that hosts them.

@@ -136,6 +136,27 @@ async fn each_session_has_its_own_and_it_ends_with_the_session_however_that_ends
     println!("launched and over: good for {:?} more", until_it_fails(&postgres, &lent).await);
     eventually("nothing is on the list", || listed(&host) == 0);
 
+    // By an operator's word on the secret: the session goes on, without what it had, and another is made when it asks.
+    let session = open(&host, &["db/login", "db/word"]).await;
+    let revoked = login(&session.get("db/login").await.unwrap());
+    let word = session.get("db/word").await.unwrap();
+    says(&host.operate(&["revoke", "secret", "db/user"]), 0, &["given back: 1 credentials"]);
+    assert!(!works(&postgres, &revoked).await, "when the command says so, it is so");
+    let begun = Instant::now();
+    let again = loop {
+        let again = session.get("db/login").await.unwrap();
+        if again.version() != word.version() {
+            break again;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(20), "it was not told");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(works(&postgres, &login(&again)).await);
+    assert_eq!(text(&session.get("db/word").await.unwrap()), login(&again).1, "all of it is of the new one");
+    says(&host.operate(&["revoke", "secret", "db/login"]), 0, &["given back: 1 credentials"]);
+    says(&host.operate(&["revoke", "secret", "db/login"]), 0, &["given back: 0 credentials"]);
+    drop(session);
+
     // By the daemon's end; and by its death, after which the next one does it.
     let session = open(&host, &["db/login"]).await;
     let stopped = login(&session.get("db/login").await.unwrap());
@@ -335,7 +356,14 @@ async fn each_session_has_credentials_of_a_role_narrowed_by_a_policy_and_named_a
     let (_, data) = servers::http(moto.port, "GET", "/moto-api/data.json", &[], "").unwrap();
     assert_eq!(serde_json::from_str::<Value>(&data).unwrap()["sts"]["AssumedRole"].as_array().unwrap().len(), 2);
 
-    // AWS takes none back: who contains the tool is told so, and until when, by the next daemon too.
+    // AWS takes none back: who revokes what was made is told so. The sessions have none of it any more, and are not made others here.
+    let out = host.operate(&["revoke", "secret", "aws/key"]);
+    says(&out, 1, &["given back: 0", "STILL GOOD, of tool it: ", "s more", "2 credentials that were made of it are still good"]);
+    eventually("it is withdrawn", || {
+        tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(one.get("aws/id")).is_err())
+    });
+
+    // Who contains the tool is told so, and until when, by the next daemon too.
     says(&host.operate(&["contain", "it", "--dry-run"]), 1, &["aws/whole: EXPOSED", "until it ends by itself"]);
     let out = host.operate(&["contain", "it", "--yes"]);
     says(&out, 1, &["aws/whole: EXPOSED", "takes no credentials of a role back", "revoke the role's active sessions"]);

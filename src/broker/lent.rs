@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use super::{Broker, Refused};
 use crate::{
-    lease::{Leases, NotLent},
+    lease::{Leases, NotLent, Revoked},
     name::{SecretName, Version},
     peer::Witness,
     policy::{Decision, Policy, Request},
@@ -28,6 +28,15 @@ impl Broker {
             true => self.leases.get()?.version(&session.id, secret),
             false => self.version(secret),
         }
+    }
+
+    /// Has all end that was made of this secret, and tells the sessions. `None`: none is made of it.
+    pub async fn revoke_lent(&self, secret: &str) -> Option<(SecretName, Revoked)> {
+        let policy = self.policy();
+        let secret = policy.secret(secret).filter(|secret| policy.is_per_session(secret))?.clone();
+        let revoked = self.leases.get()?.revoke(&secret).await;
+        self.announce_changes();
+        Some((secret, revoked))
     }
 
     pub(super) fn note_whether_it_lends(&self, policy: &Policy) {

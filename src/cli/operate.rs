@@ -103,7 +103,7 @@ enum Target {
     Session { id: String },
     /// End every open session of a tool; policy still lets it open new ones
     Tool { name: String },
-    /// Drop a secret's value from the daemon's memory and tell its holders
+    /// Drop a secret's value from the daemon's memory and tell its holders; or give back what was made of it for sessions
     Secret { name: String },
 }
 
@@ -119,10 +119,20 @@ pub fn revoke(args: &RevokeArgs) -> Outcome {
         let request = v1::RevokeRequest { target: Some(target) };
         admin.revoke(request).await.map_err(|status| remote::refused(&status))
     })??;
-    let v1::RevokeResponse { sessions_ended, sessions_told } = done.into_inner();
+    let v1::RevokeResponse { sessions_ended, sessions_told, given_back, still_good, per_session } = done.into_inner();
     match args.target {
+        Target::Secret { .. } if per_session => {
+            println!("given back: {given_back} credentials that were made of it; a session that asks again has another made");
+            still_good.iter().for_each(|one| println!("STILL GOOD, {}", printable(one)));
+        }
         Target::Secret { .. } => println!("dropped from memory; {sessions_told} sessions that hold it were told"),
         _ => println!("{sessions_ended} sessions ended"),
     }
-    Ok(())
+    match still_good.len() {
+        0 => Ok(()),
+        number => {
+            let what = format!("{number} credentials that were made of it are still good");
+            Err(Failure::new(FAILED, what, "they are tried again until they end; at the source they can be ended sooner"))
+        }
+    }
 }

@@ -452,12 +452,11 @@ impl Shared {
             }
             Some(owed) if owed.for_good => {
                 self.settle(tool, secret, |part| {
-                    (part.way, part.fate, part.problem) = (LEASE.into(), Fate::Exposed, owed.problem)
+                    (part.way, part.fate, part.problem) = (LEASE.into(), Fate::Exposed, owed.why().into())
                 });
                 Some(Tried::Done)
             }
-            Some(owed) if owed.problem.is_empty() => Some(Tried::Again("its source has not taken it back yet".into())),
-            Some(owed) => Some(Tried::Again(owed.problem)),
+            Some(owed) => Some(Tried::Again(owed.why().into())),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{
     broker::{Broker, Deed},
     contain::Containments,
     export,
+    lease::Revoked,
     name::{SecretName, SourceName, ToolName},
     peer::{Peer, Witness},
     policy::{Delivery, Policy, Role},
@@ -579,10 +580,23 @@ impl admin_server::Admin for AdminService {
             self.broker.operated(operator.peer(), &deed);
             ended
         };
-        let (sessions_ended, sessions_told) = match target {
-            v1::revoke_request::Target::Session(id) => (end("revoke-session", &|session| session.id.to_string() == id), 0),
-            v1::revoke_request::Target::Tool(tool) => (end("revoke-tool", &|session| session.tool().as_str() == tool), 0),
+        let sessions_ended = match target {
+            v1::revoke_request::Target::Session(id) => end("revoke-session", &|session| session.id.to_string() == id),
+            v1::revoke_request::Target::Tool(tool) => end("revoke-tool", &|session| session.tool().as_str() == tool),
             v1::revoke_request::Target::Secret(secret) => {
+                if let Some((secret, Revoked { sessions, owed })) = self.broker.revoke_lent(&secret).await {
+                    let (count, failed) = (Some(sessions as u64), !owed.is_empty());
+                    let deed = Deed { action: "revoke-secret", secret: Some(&secret), count, failed, ..Deed::default() };
+                    self.broker.operated(operator.peer(), &deed);
+                    let still_good = owed.iter().map(|owed| format!("of tool {}: {}", owed.tool, owed.why())).collect();
+                    let given_back = (sessions - owed.len()) as u64;
+                    return Ok(Response::new(v1::RevokeResponse {
+                        given_back,
+                        still_good,
+                        per_session: true,
+                        ..Default::default()
+                    }));
+                }
                 let revoked = self.host.revoke_secret(&secret);
                 // Only a name that there is: what else somebody typed may be anything.
                 let listing = self.broker.store().listing();
@@ -596,9 +610,10 @@ impl admin_server::Admin for AdminService {
                     return Err(Status::not_found("no such secret is in memory"));
                 }
                 let holders = self.broker.sessions().list();
-                (0, holders.iter().filter(|session| session.is_holder(&secret)).count() as u64)
+                let sessions_told = holders.iter().filter(|session| session.is_holder(&secret)).count() as u64;
+                return Ok(Response::new(v1::RevokeResponse { sessions_told, ..Default::default() }));
             }
         };
-        Ok(Response::new(v1::RevokeResponse { sessions_ended, sessions_told }))
+        Ok(Response::new(v1::RevokeResponse { sessions_ended, ..Default::default() }))
     }
 }

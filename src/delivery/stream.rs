@@ -53,7 +53,13 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
         match poll_fn(|cx| hearing.poll_next(cx)).await {
             Next::News => tell_news(broker, &session, &mut told, out).await?,
             Next::Request(Request::Get(Get { id, name, fresh })) => match get(broker, caller, &session, &name, fresh).await {
-                Ok((handout, _under_way)) => out.send(frame::session_secret(id, &handout)).await,
+                Ok((handout, _under_way)) => {
+                    // Made just now for this session, which hears of it by this answer; when it is gone, that is news.
+                    if let Some(version @ None) = told.get_mut(&handout.secret) {
+                        *version = Some((handout.held.version.clone(), handout.held.serial()));
+                    }
+                    out.send(frame::session_secret(id, &handout)).await;
+                }
                 Err(refused) if ends_the_session(&refused) => return Err(status::refused(&refused)),
                 Err(refused) => {
                     hearing.refused(&guest.pace);
@@ -217,7 +223,9 @@ pub type Versions = BTreeMap<SecretName, Option<(Version, Serial)>>;
 /// What changed since `told`, which it brings up to date: a new version, or a value that is gone.
 pub fn changes(broker: &Broker, session: &Session, told: &mut Versions) -> Vec<Result<VersionedName, Revoked>> {
     let now = scope_versions(broker, session);
-    let changed = now.iter().filter(|(name, version)| told.get(*name) != Some(version));
+    let policy = broker.policy();
+    let not_made_yet = |name, version: &Option<_>| version.is_none() && !told.contains_key(name) && policy.is_per_session(name);
+    let changed = now.iter().filter(|(name, version)| told.get(*name) != Some(version) && !not_made_yet(*name, version));
     let changes = changed.map(|(name, version)| match version {
         Some((version, _)) => Ok(VersionedName { name: name.to_string(), version: version.to_string() }),
         None => Err(revoked(name.to_string(), &Refused::withdrawn(name))),

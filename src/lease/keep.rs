@@ -116,8 +116,8 @@ async fn replace(shared: &Arc<Shared>, session: &Arc<Session>, old: &Arc<Out>) -
         return None;
     }
     if shared.replace(&session.id, &old.place, new.clone()).await.is_none() {
-        // It ended meanwhile.
-        shared.give_back(new);
+        // The session ended meanwhile, or an operator revoked what it had: it is to have none of this either.
+        withdraw(shared, session, &new).await;
         return None;
     }
     info!(tool = %old.tool, session = %session.id, secret = %old.secret, version = %new.loan.version, "another credential made for the session");

@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::join_all;
 use tokio::{runtime::Handle, sync::Notify};
 use tracing::{info, warn};
 
@@ -29,6 +30,9 @@ use crate::{
 const MAKE_WITHIN: Duration = Duration::from_secs(20);
 /// Pauses between attempts to give a lease back.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// How long an operator who revokes waits for the source, and how often it is looked.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 /// What nobody has any more stays known to the redactor for so long at the most: it may have been written somewhere.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -59,10 +63,10 @@ struct State {
 /// A lease that its source has not taken back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owed {
-    tool: ToolName,
+    pub tool: ToolName,
     pub secret: SecretName,
     /// Empty: nothing went wrong so far.
-    pub problem: String,
+    problem: String,
     /// It is good until it ends by itself, whatever is done.
     pub for_good: bool,
 }
@@ -71,6 +75,20 @@ impl Owed {
     fn of(tool: &ToolName, secret: &SecretName) -> Self {
         Self { tool: tool.clone(), secret: secret.clone(), problem: String::new(), for_good: false }
     }
+
+    /// Why it is good still, in words.
+    pub fn why(&self) -> &str {
+        if self.problem.is_empty() { "its source has not taken it back yet" } else { &self.problem }
+    }
+}
+
+/// What came of a revocation.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Revoked {
+    /// How many had one.
+    pub sessions: usize,
+    /// Those that are good still.
+    pub owed: Vec<Owed>,
 }
 
 /// What one session has.
@@ -340,6 +358,39 @@ impl Leases {
         }
     }
 
+    /// Has all end that was made of this secret, because an operator said so, and comes back when its source has taken it back, or does not
+    /// at once. A session that asks again has another made.
+    pub async fn revoke(&self, secret: &SecretName) -> Revoked {
+        let Ok((source, _, wanted)) = self.0.host.place(secret) else { return Revoked::default() };
+        let place: Place = (source, wanted.path);
+        let slots: Vec<(SessionId, Slot)> = {
+            let state = self.0.lock();
+            state.sessions.iter().filter_map(|(id, of)| Some((*id, of.slots.get(&place)?.clone()))).collect()
+        };
+        // Together: where one is being made, that is waited for.
+        let taken = join_all(slots.into_iter().map(|(session, slot)| async move {
+            let mut slot = slot.lock().await;
+            let out = slot.take()?;
+            let of_it = self.0.wanted(&session, &out.place);
+            if let Some(of) = self.0.lock().sessions.get_mut(&session) {
+                of_it.iter().for_each(|wanted| _ = of.values.remove(&wanted.secret));
+            }
+            let id = out.loan.id.clone();
+            self.0.give_back(out);
+            Some(id)
+        }));
+        let ids: Vec<String> = taken.await.into_iter().flatten().collect();
+        let owed = || -> Vec<Owed> {
+            let state = self.0.lock();
+            ids.iter().filter_map(|id| state.owed.get(id).cloned()).collect()
+        };
+        let begun = Instant::now();
+        while begun.elapsed() < GIVEN_BACK_WITHIN && owed().iter().any(|owed| !owed.for_good) {
+            tokio::time::sleep(LOOK).await;
+        }
+        Revoked { sessions: ids.len(), owed: owed() }
+    }
+
     /// Gives back what an earlier daemon did not.
     pub fn resume(&self) {
         let left = std::mem::take(&mut *self.0.left.lock().unwrap_or_else(PoisonError::into_inner));
@@ -423,13 +474,16 @@ async fn lend(shared: &Arc<Shared>, session: &Arc<Session>, secret: &SecretName)
         }
     };
     match shared.put(session, &out, std::slice::from_ref(&wanted)) {
-        Ok(()) if slot.is_none() => {
-            let (weak, kept, shared) = (Weak::clone(&Arc::downgrade(session)), out.clone(), shared.clone());
-            *slot = Some(out);
-            shared.control.clone().spawn(async move { keep::keep(shared, weak, kept).await });
+        Ok(()) => {
+            if slot.is_none() {
+                let (weak, kept, shared) = (Arc::downgrade(session), out.clone(), shared.clone());
+                *slot = Some(out);
+                shared.control.clone().spawn(async move { keep::keep(shared, weak, kept).await });
+            }
+            // For who follows it by a call of its own.
+            session.tell();
             Ok(())
         }
-        Ok(()) => Ok(()),
         Err(why) => {
             // Of a field that there is not, or of a session that ended meanwhile.
             if slot.is_none() {
