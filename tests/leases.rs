@@ -366,12 +366,20 @@ async fn each_session_has_credentials_of_a_role_narrowed_by_a_policy_and_named_a
     // Who contains the tool is told so, and until when, by the next daemon too.
     says(&host.operate(&["contain", "it", "--dry-run"]), 1, &["aws/whole: EXPOSED", "until it ends by itself"]);
     let out = host.operate(&["contain", "it", "--yes"]);
-    says(&out, 1, &["aws/whole: EXPOSED", "takes no credentials of a role back", "revoke the role's active sessions"]);
+    let all = names.map(|name| format!("{name}: EXPOSED"));
+    says(
+        &out,
+        1,
+        &["1 more of it, of other sessions", "takes no credentials of a role back", "revoke the role's active sessions"],
+    );
+    says(&out, 1, &all.each_ref().map(String::as_str));
     drop((one, two, three));
     assert_eq!(listed(&host), 2);
     drop(_daemon);
     let _daemon = host.start_with(&environment);
-    says(&host.operate(&["contain", "it", "--yes"]), 1, &["aws/whole: EXPOSED", "s more"]);
+    let out = host.operate(&["contain", "it", "--yes"]);
+    says(&out, 1, &["s more"]);
+    says(&out, 1, &all.each_ref().map(String::as_str));
     let kept = fs::read_to_string(host.path("var/leases.json")).unwrap();
     for value in &fields {
         assert!(!host.log().contains(value) && !kept.contains(value), "a value is in the log, or on the list");

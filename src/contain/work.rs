@@ -433,15 +433,16 @@ impl Shared {
 
     /// What was made for its sessions is given back as they end; here it is waited for.
     async fn try_to_end(&self, tool: &ToolName, secret: &SecretName) -> Option<Tried> {
-        let owed = || -> Vec<_> {
-            let owed = self.broker.leases().map(|leases| leases.owed(tool)).unwrap_or_default();
-            owed.into_iter().filter(|owed| owed.secret == *secret).collect()
-        };
+        let owed = || self.broker.leases().map(|leases| leases.owed(tool, secret)).unwrap_or_default();
         let begun = std::time::Instant::now();
         while owed().iter().any(|owed| !owed.for_good) && begun.elapsed() < PAUSE * 2 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        match owed().pop() {
+        let mut owed = owed();
+        // One that its source may take back yet is tried again.
+        owed.sort_by_key(|owed| owed.for_good);
+        let others = owed.len().saturating_sub(1);
+        match owed.into_iter().next() {
             None => {
                 self.settle(tool, secret, |part| {
                     part.way = LEASE.into();
@@ -451,9 +452,10 @@ impl Shared {
                 Some(Tried::Done)
             }
             Some(owed) if owed.for_good => {
-                self.settle(tool, secret, |part| {
-                    (part.way, part.fate, part.problem) = (LEASE.into(), Fate::Exposed, owed.why().into())
-                });
+                let others =
+                    if others > 0 { format!("; {others} more of it, of other sessions, as well") } else { String::new() };
+                let problem = format!("{}{others}", owed.why());
+                self.settle(tool, secret, |part| (part.way, part.fate, part.problem) = (LEASE.into(), Fate::Exposed, problem));
                 Some(Tried::Done)
             }
             Some(owed) => Some(Tried::Again(owed.why().into())),

@@ -64,7 +64,8 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owed {
     pub tool: ToolName,
-    pub secret: SecretName,
+    /// The one that it was made for first.
+    secret: SecretName,
     /// Empty: nothing went wrong so far.
     problem: String,
     /// It is good until it ends by itself, whatever is done.
@@ -431,9 +432,14 @@ impl Leases {
         slots.filter_map(facts).collect()
     }
 
-    /// Leases of a tool that its source has not taken back.
-    pub fn owed(&self, tool: &ToolName) -> Vec<Owed> {
-        self.0.lock().owed.values().filter(|owed| owed.tool == *tool).cloned().collect()
+    /// Leases of a tool that gave it this secret, and that their source has not taken back. Those that it had for another secret first
+    /// are among them, where both come from one place.
+    pub fn owed(&self, tool: &ToolName, secret: &SecretName) -> Vec<Owed> {
+        let of_tool: Vec<Owed> = self.0.lock().owed.values().filter(|owed| owed.tool == *tool).cloned().collect();
+        let place = |secret: &SecretName| self.0.host.place(secret).ok().map(|(source, _, wanted)| (source, wanted.path));
+        let from = place(secret);
+        let gave = |owed: &Owed| owed.secret == *secret || (from.is_some() && place(&owed.secret) == from);
+        of_tool.into_iter().filter(gave).collect()
     }
 
     /// Does what is made of this secret end with its session? If not, it is good until it ends by itself.
