@@ -89,6 +89,8 @@ enum Command {
     Refresh(operate::RefreshArgs),
     /// Rotate secrets while their tools run, and show who has moved to the new version
     Rotate(rotate::RotateArgs),
+    /// Have an engine of Vault or OpenBao change the credential by which it works
+    RotateRoot(rotate::RootArgs),
     /// Have the old value of a secret back that is being rotated
     Rollback(rotate::RollbackArgs),
     /// Make the daemon read configuration and sources again
@@ -209,6 +211,7 @@ pub fn main() -> ExitCode {
         Command::Suggest(args) => suggest::run(&args),
         Command::Refresh(args) => operate::refresh(&args),
         Command::Rotate(args) => rotate::rotate(&args),
+        Command::RotateRoot(args) => rotate::root(&args),
         Command::Rollback(args) => rotate::rollback(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Revoke(args) => operate::revoke(&args),

@@ -1,4 +1,4 @@
-//! `valetkey rotate` and `rollback`: a new value takes the place of an old one while tools run, and it is shown who has moved.
+//! `valetkey rotate`, `rotate-root` and `rollback`: a new value takes the place of an old one while tools run, and it is shown who has moved.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use tonic::Streaming;
 use zeroize::Zeroizing;
 
 use super::{
-    FAILED, Failure, Outcome, USAGE, block_on, listings, remote,
+    AdminSocket, FAILED, Failure, Outcome, USAGE, block_on, listings, remote,
     table::{or_dash, printable},
     when,
 };
@@ -57,6 +57,40 @@ pub struct RollbackArgs {
     secret: String,
     #[command(flatten)]
     asked: listings::Args,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "The password that the engine's configuration was made with is good no more afterwards, and nobody can read the new one: there is no way\n\
+    back. What the engine has made goes on. The daemon needs `update` on the path.\n\n\
+    Examples:\n  valetkey rotate-root vault database/rotate-root/main --yes\n  valetkey rotate-root vault aws/config/rotate-root --yes"
+)]
+pub struct RootArgs {
+    /// The source, by its name in configuration
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// Where its API rotates it: MOUNT/rotate-root/NAME, MOUNT/rotate-root or MOUNT/config/rotate-root
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// Do it: nobody can have the old credential back
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    socket: AdminSocket,
+}
+
+pub fn root(args: &RootArgs) -> Outcome {
+    if !args.yes {
+        let what = format!("{} is to change its own credential, and nobody can have the old one back", printable(&args.path));
+        return Err(Failure::new(USAGE, what, "say --yes"));
+    }
+    block_on(async {
+        let mut admin = remote::admin(&args.socket.place()?).await?;
+        let request = v1::RotateRootRequest { source: args.source.clone(), path: args.path.clone() };
+        admin.rotate_root(request).await.map_err(|status| remote::refused(&status))
+    })??;
+    println!("rotated: {} works with a credential that nobody else knows", printable(&args.path));
+    Ok(())
 }
 
 /// No value is longer: AWS Secrets Manager stops at 64 KiB.

@@ -425,6 +425,11 @@ impl Host for Operations {
         now.sources.iter().map(facts).collect()
     }
 
+    fn source(&self, name: &SourceName) -> Option<Arc<dyn Source>> {
+        let now = self.now.read().unwrap_or_else(PoisonError::into_inner);
+        now.sources.get(name).map(|(_, source)| source.clone())
+    }
+
     fn secret(&self, name: &SecretName) -> SecretFacts {
         let config = self.config();
         let Some(secret) = config.secrets.get(name) else { return SecretFacts::default() };

@@ -19,7 +19,7 @@ use crate::{
     refresh::{LastGoodState, Refreshed, SourceState},
     rotate::{Rotations, of_sessions},
     session::{End, Form, Held, Session},
-    source::{Counts, LoginFacts, SourceError, Working},
+    source::{Counts, LoginFacts, Source, SourceError, Working},
     store::Absent,
 };
 
@@ -33,6 +33,8 @@ pub trait Host: Send + Sync {
     fn tokens(&self) -> Option<&Tokens>;
     fn status(&self) -> HostStatus;
     fn sources(&self) -> BTreeMap<SourceName, SourceFacts>;
+    /// The source of this name.
+    fn source(&self, name: &SourceName) -> Option<Arc<dyn Source>>;
     fn secret(&self, name: &SecretName) -> SecretFacts;
     fn explain(&self, tool: &str, secret: &str) -> Explanation;
     /// The configuration in force, as a map is made of it; without sessions and versions.
@@ -472,6 +474,11 @@ impl admin_server::Admin for AdminService {
     async fn roll_back(&self, request: Request<v1::RollBackRequest>) -> Result<Response<Self::RollBackStream>, Status> {
         let operator = self.operator(&request, Role::Security)?;
         rotation::roll_back(&self.broker, &*self.host, operator.peer(), &request.into_inner().secret).map(Response::new)
+    }
+
+    async fn rotate_root(&self, request: Request<v1::RotateRootRequest>) -> Result<Response<v1::RotateRootResponse>, Status> {
+        let operator = self.operator(&request, Role::Security)?;
+        rotation::rotate_root(&self.broker, &*self.host, operator.peer(), request.into_inner()).await.map(Response::new)
     }
 
     type ContainStream = containment::Answers;

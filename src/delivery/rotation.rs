@@ -1,6 +1,11 @@
-//! The `Rotate` and `RollBack` calls: what is asked for is begun, and each change is told until all is over.
+//! The `Rotate`, `RollBack` and `RotateRoot` calls: what is asked for is begun, and each change is told until all is over.
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
@@ -11,11 +16,12 @@ use tracing::info;
 use super::admin::Host;
 use crate::{
     broker::{Broker, Deed},
-    name::{SecretName, Version},
+    name::{SecretName, SourceName, Version},
     peer::Peer,
     proto::v1,
     rotate::{Holder, Outlook, Progress, Refused, Rotations, Step},
     secret::SecretValue,
+    source::{Cause, SourceError, rotate::RootPath},
 };
 
 pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::Rotation, Status>> + Send>>;
@@ -24,10 +30,12 @@ pub type Answers = Pin<Box<dyn Stream<Item = Result<v1::Rotation, Status>> + Sen
 const AT_ONCE: usize = 16;
 /// Answers that wait for who reads slowly.
 const WAITING: usize = 64;
+/// How long a source may take to rotate an engine's own credential.
+const ROOT_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is asked of each secret.
 struct Asked {
-    older_than: Option<std::time::Duration>,
+    older_than: Option<Duration>,
     dry_run: bool,
     /// Of all of a tool: those that cannot be rotated are left out.
     lenient: bool,
@@ -41,7 +49,7 @@ pub fn rotate(broker: &Arc<Broker>, host: &dyn Host, operator: &Peer, request: v
     if given.is_some() && (secrets.len() != 1 || !all_of.is_empty()) {
         return Err(Status::invalid_argument("a value is given for one secret"));
     }
-    let older_than = older_than.map(std::time::Duration::try_from).transpose();
+    let older_than = older_than.map(Duration::try_from).transpose();
     let older_than = older_than.map_err(|_| Status::invalid_argument("an age is no less than nothing"))?;
     info!(operator = %operator.seat(), pid = operator.process.pid, secrets = secrets.len(), dry_run, "rotation asked for");
     let (secret, count) = (secrets.first().filter(|_| secrets.len() == 1), Some(secrets.len() as u64));
@@ -71,6 +79,40 @@ pub fn roll_back(broker: &Broker, host: &dyn Host, operator: &Peer, secret: &str
     let (tell, told) = mpsc::channel(WAITING);
     tokio::spawn(follow(followed, tell));
     Ok(answers(told))
+}
+
+/// An engine's own credential. It is on record before it is done, and again when it is known whether it was: nobody can have the old one back.
+pub async fn rotate_root(
+    broker: &Arc<Broker>,
+    host: &dyn Host,
+    operator: &Peer,
+    request: v1::RotateRootRequest,
+) -> Result<v1::RotateRootResponse, Status> {
+    let v1::RotateRootRequest { source: name, path } = request;
+    let name = name.parse::<SourceName>().map_err(|bad| Status::invalid_argument(bad.to_string()))?;
+    let path = path.parse::<RootPath>().map_err(|bad| Status::invalid_argument(format!("the path is refused: {bad}")))?;
+    let source = host
+        .source(&name)
+        .ok_or_else(|| Status::not_found(format!("there is no source {name}; `valetkey status` lists them")))?;
+    info!(operator = %operator.seat(), pid = operator.process.pid, source = %name, path = path.as_str(), "rotation of an engine's own credential asked for");
+    let detail = format!("{name} {}", path.as_str());
+    broker.operated(operator, &Deed { action: "rotate-root", detail: Some(&detail), ..Deed::default() });
+    // In a task of its own: half done is not known to be done, and goes on though the caller goes away.
+    let (broker, operator) = (broker.clone(), operator.clone());
+    let done = tokio::spawn(async move {
+        let done = match source.rotator() {
+            Some(rotator) => tokio::time::timeout(ROOT_WITHIN, rotator.rotate_root(&path)).await,
+            None => Ok(Err(SourceError::new(Cause::BadField, "a source of its kind has no engines"))),
+        };
+        let late = || format!("no answer within {} s: it may have been done", ROOT_WITHIN.as_secs());
+        let done = done.map_err(|_| late()).and_then(|done| done.map_err(|error| error.to_string()));
+        let deed = Deed { action: "rotate-root-done", failed: done.is_err(), detail: Some(&detail), ..Deed::default() };
+        broker.operated(&operator, &deed);
+        done
+    });
+    let done = done.await.map_err(|_| Status::internal("it failed inside; the daemon's log says why"))?;
+    done.map_err(|problem| Status::failed_precondition(format!("the credential of that engine is not rotated: {problem}")))?;
+    Ok(v1::RotateRootResponse {})
 }
 
 fn rotations(host: &dyn Host) -> Result<Arc<Rotations>, Status> {

@@ -7,7 +7,7 @@ use super::{
     super::{
         Cause, SourceError, Wanted, Working,
         field::Json,
-        rotate::{Rotate, Turn},
+        rotate::{RootPath, Rotate, Turn},
         write::Current,
     },
     Vault,
@@ -59,6 +59,11 @@ impl Rotate for Vault {
                 _ => Ok(Turn::UnderWay),
             }
         })
+    }
+
+    fn rotate_root<'a>(&'a self, path: &'a RootPath) -> Working<'a, Result<(), SourceError>> {
+        let path = path.as_str();
+        Box::pin(async move { self.call("POST rotate-root", || Call::post(path, json!({})), Asked::Write(path)).await.map(drop) })
     }
 }
 
