@@ -55,7 +55,9 @@ async fn tell(broker: &Arc<Broker>, guest: &Guest, mut requests: Requests<Sessio
             Next::Request(Request::Get(Get { id, name, fresh })) => match get(broker, caller, &session, &name, fresh).await {
                 Ok((handout, _under_way)) => {
                     // Made just now for this session, which hears of it by this answer; when it is gone, that is news.
-                    if let Some(version @ None) = told.get_mut(&handout.secret) {
+                    if let Some(version @ None) = told.get_mut(&handout.secret)
+                        && broker.policy().is_per_session(&handout.secret)
+                    {
                         *version = Some((handout.held.version.clone(), handout.held.serial()));
                     }
                     out.send(frame::session_secret(id, &handout)).await;
