@@ -200,31 +200,31 @@ async fn each_session_has_its_own_and_it_ends_with_the_session_however_that_ends
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_changes_its_own_password_when_an_operator_says_so() {
     let bao = servers::openbao();
-    let Some(postgres) = database(bao, "root") else {
+    let Some(postgres) = database(bao, "own") else {
         return println!("SKIP: an engine's own password: PostgreSQL is not installed");
     };
-    stores::vault_database_role(bao, "root", "app", "1h", "2h");
+    stores::vault_database_role(bao, "own", "app", "1h", "2h");
     let host = Host::new();
-    configure(&host, bao, "/root/creds/app");
+    configure(&host, bao, "/own/creds/app");
     let _daemon = host.start();
     let session = open(&host, &["db/login"]).await;
     let before = login(&session.get("db/login").await.unwrap());
     let known = ("postgres".to_owned(), "marker-password".to_owned());
     assert!(works(&postgres, &known).await);
     let root = |arguments: &[&str]| host.operate(&[&["rotate-root"], arguments].concat());
-    says(&root(&["vault", "root/rotate-root/pg"]), 2, &["nobody can have the old one back", "say --yes"]);
+    says(&root(&["vault", "own/rotate-root/pg"]), 2, &["nobody can have the old one back", "say --yes"]);
     for (source, path, why) in [
-        ("vault", "root/rotate-root/none", "the credential of that engine is not rotated"),
-        ("vault", "root/roles/app", "the path is refused"),
+        ("vault", "own/rotate-root/none", "the credential of that engine is not rotated"),
+        ("vault", "own/roles/app", "the path is refused"),
         ("vault", "sys/rotate-root", "the path is refused"),
-        ("vault", "root/rotate-root/../pg", "the path is refused"),
-        ("none", "root/rotate-root/pg", "there is no source none"),
-        ("sealed", "root/rotate-root/pg", "has no engines"),
+        ("vault", "own/rotate-root/../pg", "the path is refused"),
+        ("none", "own/rotate-root/pg", "there is no source none"),
+        ("sealed", "own/rotate-root/pg", "has no engines"),
     ] {
         says(&root(&[source, path, "--yes"]), 1, &[why]);
         assert!(works(&postgres, &known).await, "{path}");
     }
-    says(&root(&["vault", "root/rotate-root/pg", "--yes"]), 0, &["a credential that nobody else knows"]);
+    says(&root(&["vault", "own/rotate-root/pg", "--yes"]), 0, &["a credential that nobody else knows"]);
     assert!(!works(&postgres, &known).await, "the old password is good still");
     assert!(works(&postgres, &before).await, "what was made goes on");
     let another = open(&host, &["db/login"]).await;
@@ -232,7 +232,7 @@ async fn an_engine_changes_its_own_password_when_an_operator_says_so() {
     eventually("it is on record", || {
         let dir = host.path("var/audit");
         let log = said(&host.valetkey(&["audit", "query", "--dir", dir.to_str().unwrap(), "--json"]));
-        log.matches("rotate-root-done").count() == 3 && log.contains("vault root/rotate-root/pg")
+        log.matches("rotate-root-done").count() == 3 && log.contains("vault own/rotate-root/pg")
     });
     assert!(!host.log().contains("marker-password"));
 }

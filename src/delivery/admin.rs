@@ -591,10 +591,17 @@ impl admin_server::Admin for AdminService {
             v1::revoke_request::Target::Session(id) => end("revoke-session", &|session| session.id.to_string() == id),
             v1::revoke_request::Target::Tool(tool) => end("revoke-tool", &|session| session.tool().as_str() == tool),
             v1::revoke_request::Target::Secret(secret) => {
-                if let Some((secret, Revoked { sessions, owed })) = self.broker.revoke_lent(&secret).await {
-                    let (count, failed) = (Some(sessions as u64), !owed.is_empty());
+                let (broker, peer, name) = (self.broker.clone(), operator.peer().clone(), secret.clone());
+                // In a task of its own: it is carried through, and on record, though its caller goes away.
+                let revoking = tokio::spawn(async move {
+                    let (secret, revoked) = broker.revoke_lent(&name).await?;
+                    let (count, failed) = (Some(revoked.sessions as u64), !revoked.owed.is_empty());
                     let deed = Deed { action: "revoke-secret", secret: Some(&secret), count, failed, ..Deed::default() };
-                    self.broker.operated(operator.peer(), &deed);
+                    broker.operated(&peer, &deed);
+                    Some(revoked)
+                });
+                let revoked = revoking.await.map_err(|_| Status::internal("it failed inside; the daemon's log says why"))?;
+                if let Some(Revoked { sessions, owed }) = revoked {
                     let still_good = owed.iter().map(|owed| format!("of tool {}: {}", owed.tool, owed.why())).collect();
                     let given_back = (sessions - owed.len()) as u64;
                     return Ok(Response::new(v1::RevokeResponse {

@@ -122,14 +122,19 @@ async fn replace(shared: &Arc<Shared>, session: &Arc<Session>, old: &Arc<Out>) -
     }
     info!(tool = %old.tool, session = %session.id, secret = %old.secret, version = %new.loan.version, "another credential made for the session");
     session.tell();
-    let (shared, session, old, to) = (shared.clone(), Arc::downgrade(session), old.clone(), new.loan.version.clone());
+    let (shared, session, old, next) = (shared.clone(), Arc::downgrade(session), old.clone(), new.clone());
     shared.control.clone().spawn(async move {
         let moved = |session: &Session| {
-            wanted.iter().all(|wanted| session.use_of(&wanted.secret).is_none_or(|held| held.used == to && held.handed == to))
+            let to = &next.loan.version;
+            wanted.iter().all(|wanted| session.use_of(&wanted.secret).is_none_or(|held| held.used == *to && held.handed == *to))
         };
         while Instant::now() < old.ends() {
             match session.upgrade() {
-                Some(session) if session.ended().is_none() && !moved(&session) => tokio::time::sleep(LOOK).await,
+                // What was revoked leaves the session nothing to move to, and nothing to stay with.
+                Some(session) if session.ended().is_none() && !moved(&session) && shared.is_current(&session.id, &next).await => {
+                    drop(session);
+                    tokio::time::sleep(LOOK).await;
+                }
                 _ => break,
             }
         }
